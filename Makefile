@@ -1,0 +1,59 @@
+# hapredict on one machine. `make` lists the targets; each does its own set-up.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+DONE := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench clean
+
+help: ## what each target does
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+install: $(DONE) ## the virtual environment .venv, from pinned versions
+
+# Renewed when the dependencies change; the stamp is written last, so half an install is none.
+$(DONE): pyproject.toml constraints.txt
+	@set -eu; \
+	is_311() { "$$1" -c 'import sys, ssl, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }; \
+	rm -f $(DONE); \
+	if ! is_311 $(PY); then \
+	  chosen=; \
+	  for candidate in $(PYTHON) python3.11 python3 python /usr/bin/python3.11; do \
+	    if is_311 "$$candidate"; then chosen=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$chosen" ]; then \
+	    echo "hapredict needs Python 3.11 with venv, and found none as python3.11 or python3." >&2; \
+	    echo "Install it, or say where it is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$chosen" -m venv --clear $(VENV); \
+	fi; \
+	echo "Installing into $(VENV): about 3 GB, mostly TensorFlow and Ray; some minutes, once."; \
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'; \
+	touch $(DONE)
+
+demo: $(DONE) ## the whole loop on a year of real flights (KEEP=1 leaves the service up)
+	$(PY) jobs/demo.py $(if $(KEEP),--keep)
+
+test: $(DONE) ## every test, with coverage (ARGS="-k words" for some)
+	$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+check: $(DONE) ## lint, format, types, floors
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_floors.py
+
+bench: $(DONE) ## every script in benchmarks/, one after another
+	@set -eu; found=; \
+	for script in benchmarks/*.py; do \
+	  [ -e "$$script" ] || continue; \
+	  found=yes; echo "== $$script"; $(PY) "$$script"; \
+	done; \
+	[ -n "$$found" ] || echo "benchmarks/ holds no script"
+
+clean: ## back to a fresh clone; hapredict's home .hapredict, which holds models, stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
+	rm -rf src/hapredict.egg-info
+	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +
