@@ -1,0 +1,1 @@
+"""Matrices and labels become a network and its metrics."""

@@ -1,0 +1,185 @@
+"""Fitting alone and as one of several, stopping and going on."""
+
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hapredict.errors import TrainingFailed
+from hapredict.training.fitted import unpack_arrays
+from hapredict.training.keras_export import keras_scores
+from hapredict.training.keras_families import build
+from hapredict.training.keras_fit import fit, load_weights, plan_batches
+from hapredict.training.metrics import constant_scores, evaluate, losses
+from hapredict.training.network import Examples
+from tests.support.learnable import SPEC, learnable, split
+
+
+def fitted(shape, spec, train, validation, **more):
+    reports = []
+    found = fit(shape, spec, train, validation, on_epoch=reports.append, **more)
+    return found, reports
+
+
+def together(shape, spec, train, validation, workers):
+    """Fits with workers that are threads, their vectors added up between two barriers."""
+    barrier = threading.Barrier(workers, timeout=120)
+    vectors, found = [None] * workers, [None] * workers
+
+    def adding(rank):
+        def add_up(vector):
+            vectors[rank] = vector.numpy()
+            barrier.wait()
+            total = np.sum(vectors, axis=0)
+            barrier.wait()
+            return tf.constant(total)
+
+        return add_up
+
+    def work(rank):
+        parts = {"reduce": adding(rank), "rank": rank, "workers": workers}
+        found[rank], _ = fitted(shape, spec, train, validation, **parts)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(workers)]
+    # compiled, they would wait for each other within TensorFlow's few threads
+    tf.config.run_functions_eagerly(True)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        tf.config.run_functions_eagerly(False)
+    return found
+
+
+def largest_difference(one, other):
+    pairs = zip(unpack_arrays(one.weights), unpack_arrays(other.weights), strict=True)
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 400),
+    st.integers(1, 130),
+    st.integers(1, 5),
+    st.integers(0, 9),
+    st.integers(1, 9),
+)
+def test_each_row_is_taken_once_an_epoch_whatever_the_workers(rows, batch, workers, seed, epoch):
+    parts = [
+        plan_batches(rows, batch, seed=seed, epoch=epoch, rank=rank, workers=workers)
+        for rank in range(workers)
+    ]
+    index = np.concatenate([part[0] for part in parts], axis=1)
+    weight = np.concatenate([part[1] for part in parts], axis=1)
+    count = parts[0][2]
+    assert sorted(index[weight > 0]) == list(range(rows))
+    assert (count <= batch).all()
+    assert count.sum() == rows
+    np.testing.assert_allclose(weight.sum(axis=1), 1, rtol=1e-5)
+    alone, alone_weight, _ = plan_batches(rows, batch, seed=seed, epoch=epoch, rank=0, workers=1)
+    for step in range(len(index)):
+        assert set(index[step][weight[step] > 0]) == set(alone[step][alone_weight[step] > 0])
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_fit_learns_more_than_the_constant(task):
+    shape, examples = learnable(task, 2000)
+    train, validation = split(examples)
+    found, reports = fitted(shape, SPEC.model_copy(update={"epochs_max": 12}), train, validation)
+    model = build(shape, SPEC)
+    load_weights(model, found.weights)
+    scores = keras_scores(model, shape, validation)
+    base = constant_scores(task, train.labels, validation.rows, shape.outputs)
+    scale = shape.label_scale * 4
+    learned = losses(task, validation.labels, scores, scale).mean()
+    assert learned < 0.9 * losses(task, validation.labels, base, scale).mean()
+    assert [report.epoch for report in reports] == list(range(1, 13))
+    assert found.best_epoch == 1 + np.argmin([report.validation_loss for report in reports])
+    assert evaluate(task, validation.labels, scores)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_gives_others():
+    shape, examples = learnable()
+    train, validation = split(examples)
+    one, _ = fitted(shape, SPEC, train, validation)
+    same, _ = fitted(shape, SPEC, train, validation)
+    other, _ = fitted(shape, SPEC.model_copy(update={"seed": 4}), train, validation)
+    assert one.weights == same.weights
+    assert one.weights != other.weights
+
+
+def test_a_fit_that_resumes_after_any_epoch_ends_in_the_same_bits():
+    shape, examples = learnable("multiclass")
+    train, validation = split(examples)
+    whole, reports = fitted(shape, SPEC, train, validation)
+    for done, report in enumerate(reports, start=1):
+        resumed, later = fitted(shape, SPEC, train, validation, resume=report.checkpoint)
+        assert resumed.weights == whole.weights
+        assert resumed.best_epoch == whole.best_epoch
+        assert len(resumed.history) == len(whole.history)
+        assert len(later) == SPEC.epochs_max - done
+
+
+def test_three_workers_end_where_one_does():
+    shape, examples = learnable(rows=701)
+    train, validation = split(examples)
+    spec = SPEC.model_copy(update={"dropout": 0.0})
+    alone, _ = fitted(shape, spec, train, validation)
+    workers = together(shape, spec, train, validation, 3)
+    assert workers[0].weights == workers[1].weights == workers[2].weights
+    assert largest_difference(alone, workers[0]) < 1e-5
+
+
+def test_workers_drop_different_units_and_still_agree():
+    shape, examples = learnable()
+    train, validation = split(examples)
+    first = together(shape, SPEC, train, validation, 2)
+    again = together(shape, SPEC, train, validation, 2)
+    assert {found.weights for found in (*first, *again)} == {first[0].weights}
+    assert first[0].weights != fitted(shape, SPEC, train, validation)[0].weights
+
+
+def test_a_code_that_occurs_twice_in_a_batch_is_learned_as_if_it_occurred_once():
+    # Keras' Adam mistakes the rows of a sparse gradient for separate ones
+    shape, examples = learnable(rows=38, numbers=0)
+    codes = np.stack([np.zeros(38), np.arange(2, 40)], axis=1).astype(np.int32)
+    once = Examples(examples.numbers, codes, examples.labels)
+    twice = once.take(np.repeat(np.arange(38), 2))
+    spec = SPEC.model_copy(update={"dropout": 0.0, "batch_rows": 128, "epochs_max": 10})
+    one, _ = fitted(shape, spec, once, once)
+    other, _ = fitted(shape, spec, twice, once)
+    assert largest_difference(one, other) < 1e-5
+
+
+def test_a_loss_that_is_no_number_ends_the_fit_with_advice():
+    shape, examples = learnable("regression")
+    spec = SPEC.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(TrainingFailed, match="learning_rate"):
+        fitted(shape, spec, *split(examples))
+
+
+def test_a_checkpoint_of_another_task_is_refused():
+    shape, examples = learnable()
+    train, validation = split(examples)
+    _, reports = fitted(shape, SPEC, train, validation)
+    wider = SPEC.model_copy(update={"hidden": (17,)})
+    with pytest.raises(TrainingFailed, match="another"):
+        fitted(shape, wider, train, validation, resume=reports[0].checkpoint)
+
+
+def test_nothing_to_learn_from_is_refused():
+    shape, examples = learnable()
+    with pytest.raises(TrainingFailed, match="0 rows"):
+        fitted(shape, SPEC, examples.take(slice(0, 0)), examples)
+
+
+def test_batch_statistics_are_refused_where_workers_would_not_share_them():
+    shape, examples = learnable()
+    spec = SPEC.model_copy(update={"family": "tests.support.families:deep"})
+    with pytest.raises(TrainingFailed, match="layer normalisation"):
+        fitted(shape, spec, examples, examples, workers=2, reduce=lambda vector: vector)
