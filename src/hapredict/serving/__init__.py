@@ -1,0 +1,1 @@
+"""Requests become predictions: protocols, routing, engine, replica, journal."""

@@ -1,0 +1,102 @@
+"""Requests and answers as protocols see them: plain values, without bytes and without a model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hapredict.data.schema import Schema
+
+
+class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten times as much to make
+    """A prediction request, read and not yet judged.
+
+    `columns` holds equally long lists, `rows` is their length. `id` is echoed by protocols that
+    have one, `outputs` names the tensors asked for (empty: all).
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    rows: int
+    id: str = ""
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row's answer.
+
+    `score`: P(positive class) of a binary model, a probability per class of a multiclass one, the
+    value of a regression. `decision`: the class (binary: by the threshold), or the value again.
+    `served_by`: champion, challenger or pinned.
+    """
+
+    prediction_id: str
+    score: float | dict[str, float]
+    decision: str | float
+    model_version: int
+    served_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one request. `model_version` answered its first row."""
+
+    model_name: str
+    model_version: int
+    predictions: tuple[Prediction, ...]
+
+
+class Answered(Protocol):
+    """What protocols read of an answer: `scores` is [rows, outputs], the others [rows]."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def versions(self) -> NDArray[np.int64]: ...
+    @property
+    def served_by(self) -> Sequence[str]: ...
+    @property
+    def scores(self) -> NDArray[np.float32]: ...
+
+
+def predictions(answer: Answered) -> list[dict[str, Any]]:
+    """One JSON object a row: the fields of `Prediction`."""
+    scores, decisions = scores_and_decisions(answer)
+    rows = zip(
+        answer.ids, scores, decisions, answer.versions.tolist(), answer.served_by, strict=True
+    )
+    return [
+        {
+            "prediction_id": id_,
+            "score": score,
+            "decision": decision,
+            "model_version": version,
+            "served_by": served_by,
+        }
+        for id_, score, decision, version, served_by in rows
+    ]
+
+
+def scores_and_decisions(answer: Answered) -> tuple[list[Any], list[Any]]:
+    """Per row what `Prediction` calls score and decision."""
+    schema = answer.schema
+    if schema.task == "multiclass":
+        classes = schema.classes
+        best = answer.scores.argmax(axis=1).tolist()
+        scores = [dict(zip(classes, row, strict=True)) for row in answer.scores.tolist()]
+        return scores, [classes[index] for index in best]
+    values: list[float] = answer.scores[:, 0].tolist()
+    if schema.task == "regression":
+        return values, values
+    negative, positive = schema.classes
+    threshold = answer.threshold
+    return values, [positive if value >= threshold else negative for value in values]

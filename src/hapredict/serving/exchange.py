@@ -1,0 +1,142 @@
+"""One HTTP request and its answer, in ASGI's terms: headers, bodies, routes."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hapredict.errors import BadRequest
+from hapredict.serving.answers import Answered
+from hapredict.serving.replies import Headers, Reply, json_reply
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+GONE_STATUS = 499
+"""Counted for a caller who went away before the answer; nobody sees it."""
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class Gone(Exception):
+    """The caller hung up."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request: what handlers need of it. `start_s` is when it began."""
+
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+    version: int | None
+    root: str
+    start_s: float
+
+    def deadline_s(self) -> float | None:
+        """When the caller stops waiting, by X-Deadline-Ms. Raises BadRequest if it is no number."""
+        sent = self.headers.get(b"x-deadline-ms")
+        if sent is None:
+            return None
+        if not re.fullmatch(rb"-?[0-9]{1,12}(\.[0-9]{1,6})?", sent):
+            raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
+        return self.start_s + float(sent) / 1000
+
+
+Handler = Callable[[Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A path with its placeholders, and who answers which method."""
+
+    template: str
+    handlers: Mapping[str, Handler]
+
+    @property
+    def allowed(self) -> str:
+        """The value of an Allow header."""
+        more = ("HEAD", "OPTIONS") if "GET" in self.handlers else ("OPTIONS",)
+        return ", ".join((*self.handlers, *more))
+
+
+def pattern_of(template: str) -> re.Pattern[str]:
+    """What matches a path with any model and any version."""
+    pattern = re.escape(template)
+    for name in ("model", "version"):
+        pattern = pattern.replace(re.escape("{" + name + "}"), f"(?P<{name}>[^/:]+)")
+    return re.compile(pattern)
+
+
+def fixed(value: Any) -> Handler:
+    """A handler that always says the same."""
+    reply = json_reply(value)
+
+    async def handler(_call: Call) -> Reply:
+        return reply
+
+    return handler
+
+
+def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The caller's X-Request-Id, if it can stand in a header and in a log line."""
+    sent = headers.get(b"x-request-id")
+    return sent if sent is not None and _REQUEST_ID.fullmatch(sent) else None
+
+
+async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
+    """The whole body, which is never held beyond `bytes_max`.
+
+    Raises BadRequest (413) for a longer one, (415) for one that is encoded or binary; Gone.
+    """
+    headers = call.headers
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"", b"identity"):
+        name = encoding[:40].decode("latin-1")
+        raise BadRequest(f"the content encoding {name!r} is not read here; send plain JSON", 415)
+    if b"inference-header-content-length" in headers:
+        raise BadRequest("binary tensors are not read here; send all data as JSON", 415)
+    length = headers.get(b"content-length", b"").strip()
+    if length.isdigit() and (len(length) > 15 or int(length) > bytes_max):
+        raise _too_long(bytes_max)
+    message = await call.receive()
+    body: bytes | bytearray = message.get("body", b"")
+    while message.get("more_body"):
+        if len(body) > bytes_max:
+            raise _too_long(bytes_max)
+        message = await call.receive()
+        if isinstance(body, bytes):
+            body = bytearray(body)
+        body += message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise Gone
+    if len(body) > bytes_max:
+        raise _too_long(bytes_max)
+    return body
+
+
+async def write(send: Send, reply: Reply, request_id: bytes, *, head: bool) -> None:
+    """Send a reply; for HEAD without its body."""
+    headers = [(b"x-request-id", request_id), *reply.headers]
+    if reply.status != 204:
+        headers += [
+            (b"content-type", reply.kind),
+            (b"content-length", b"%d" % len(reply.body)),
+        ]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if head else reply.body})
+
+
+def version_header(answer: Answered) -> Headers:
+    """X-Model-Version: the version that answered; all of them, by a comma, if there are several."""
+    versions = answer.versions
+    if len(versions) == 1:
+        return ((b"x-model-version", b"%d" % versions[0]),)
+    listed = ",".join(map(str, np.unique(versions).tolist()))
+    return ((b"x-model-version", listed.encode()),)
+
+
+def _too_long(bytes_max: int) -> BadRequest:
+    return BadRequest(f"the body is longer than {bytes_max} bytes; send fewer rows at once", 413)

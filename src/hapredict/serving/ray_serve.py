@@ -1,0 +1,119 @@
+"""The edge to Ray Serve: one deployment a model, and the model lives in its ingress replica.
+
+Serve places, scales, heals and drains replicas and its HAProxy balances between them. Versions are
+not Serve's affair: a replica follows the catalog, so that a canary, a promotion or a rollback
+restarts no process. Only new code or a new `serving` section is a rolling update.
+"""
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.config import HTTPOptions
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from hapredict.errors import ClusterUnavailable, NotFound
+from hapredict.registry.store import open_store
+from hapredict.serving.asgi import App
+from hapredict.serving.replica import Replica
+from hapredict.spec import Spec, build_spec
+
+# what Serve logs per request costs more than the prediction
+QUIET = LoggingConfig(enable_access_log=False, log_level="ERROR")
+
+
+@serve.ingress()
+class ModelReplica:
+    """One replica of one model: HTTP by the ASGI app, `predict` by a Serve handle."""
+
+    def __init__(self, raw_spec: dict[str, Any], store_url: str, home: str) -> None:
+        spec = build_spec(raw_spec)
+        # a source is one process start: it must never come back under the same name
+        source = f"r{secrets.token_hex(6)}"
+        self._replica = Replica(
+            open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
+        )
+        self._app = App(self._replica, clock=time.time)
+
+    def __serve_build_asgi_app__(self) -> App:
+        return self._app
+
+    async def predict(
+        self, rows: list[dict[str, Any]], version: int | None = None
+    ) -> list[dict[str, Any]]:
+        """What `POST :predict` answers for these rows. Raises the errors of `hapredict.errors`."""
+        return await self._app.predict_rows(rows, version=version)
+
+    async def detail(self) -> dict[str, Any]:
+        """What this replica has loaded and recorded, and its process."""
+        return {**self._replica.detail(), "pid": os.getpid()}
+
+
+def start_serve(port: int, host: str = "127.0.0.1") -> None:
+    """Start Serve's controller and ingress, unless they run."""
+    serve.start(
+        http_options=HTTPOptions(host=host, port=port),
+        proxy_location="EveryNode",
+        logging_config=QUIET,
+    )
+
+
+def deploy(spec: Spec, store_url: str, home: Path) -> None:
+    """Bring the replicas of a model up, or up to date, and wait until they run.
+
+    Old replicas answer until new ones are ready. Raises ClusterUnavailable if they do not start.
+    """
+    serving = spec.serving
+    deployment = serve.deployment(
+        ModelReplica,
+        name="model",
+        max_ongoing_requests=serving.max_ongoing_requests,
+        autoscaling_config={
+            "min_replicas": serving.min_replicas,
+            "initial_replicas": serving.min_replicas,
+            "max_replicas": serving.max_replicas,
+            "target_ongoing_requests": serving.target_ongoing_requests,
+        },
+        ray_actor_options={"num_cpus": serving.num_cpus},
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=10,
+        max_surge_percent=100,
+        logging_config=QUIET,
+    )
+    app = deployment.bind(spec.model_dump(mode="json"), store_url, str(home))
+    try:
+        serve.run(app, name=spec.name, route_prefix=f"/{spec.name}", logging_config=QUIET)
+    except RuntimeError as error:
+        raise ClusterUnavailable(f"the replicas of {spec.name!r} do not start: {error}") from error
+
+
+def is_deployed(model: str) -> bool:
+    """Whether Serve runs replicas of the model now."""
+    return _status(model) == ApplicationStatus.RUNNING
+
+
+def _status(model: str) -> ApplicationStatus | None:
+    application = serve.status().applications.get(model)
+    return application.status if application else None
+
+
+def replica_states(model: str) -> dict[str, int]:
+    """How many replicas are in which state. Raises NotFound if the model is not deployed."""
+    application = serve.status().applications.get(model)
+    if application is None:
+        raise NotFound(f"model {model!r} is not deployed")
+    states: dict[str, int] = {}
+    for deployment in application.deployments.values():
+        for state, count in deployment.replica_states.items():
+            states[str(getattr(state, "value", state))] = count
+    return states
+
+
+def remove(model: str) -> None:
+    """Take the replicas of a model down; what it has in the store stays."""
+    serve.delete(model)

@@ -1,0 +1,255 @@
+"""The recorder: answered rows and labels on their way into the journal.
+
+A row takes three steps. `add` keeps it in memory and costs the request nothing. `tick`, every
+50 ms or so, completes what was added (comparisons, counts) and appends it to the spool on the
+local disk, from where the death of the process cannot take it. `report`, every
+`monitoring.report_s`, turns each file of the spool into one part of the journal. While the store
+does not answer, rows wait on the disk; memory holds at most `rows_max` rows, and at most one file
+while it is being shipped.
+
+Labels take one step: `add_labels` returns when they are in the store.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from hapredict.data.schema import Schema
+from hapredict.errors import Conflict, CorruptBundle, HapredictError, StoreUnavailable
+from hapredict.registry.store import Store
+from hapredict.serving.journal import (
+    Label,
+    encode,
+    encode_labels,
+    labels_prefix,
+    merge,
+    pack,
+    part_path,
+    predictions_prefix,
+    unpack,
+)
+from hapredict.serving.scoring import Answer, Fault, part_of
+from hapredict.serving.spool import Sealed, Spool
+
+_ROWS_A_RECORD = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a recorder did so far, and what keeps it from doing more."""
+
+    rows: int
+    """Rows in the spool or in the journal already."""
+    rows_waiting: int
+    """Rows in memory, which a crash would take."""
+    rows_dropped: int
+    """Rows that were answered and could not be kept."""
+    parts: int
+    parts_waiting: int
+    trouble: str
+    """Why the last step failed; "" if it did not."""
+
+
+class Recorder:
+    """The rows of one source. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        model: str,
+        source: str,
+        directory: Path,
+        *,
+        fault: Fault,
+        rows_max: int = 200_000,
+    ) -> None:
+        """Own `source` in the spool `directory`, which other models must not share.
+
+        Raises OSError if the directory cannot be written.
+        """
+        self._store = store
+        self._model = model
+        self._source = source
+        self._fault = fault
+        self._rows_max = rows_max
+        self._spool = Spool(directory, source)
+        self._added: deque[Answer] = deque()
+        self._packed: deque[tuple[bytes, int]] = deque()
+        self._counting = threading.Lock()  # held for additions only, also by requests
+        self._spooling = threading.Lock()
+        self._shipping = threading.Lock()
+        self._waiting = 0
+        self._rows = 0
+        self._dropped = 0
+        self._parts = 0
+        self._disk_trouble = ""
+        self._store_trouble = ""
+
+    def add(self, answer: Answer) -> None:
+        """Keep the rows of an answer. Beyond `rows_max` in memory they are dropped, and counted."""
+        rows = len(answer.ids)
+        with self._counting:
+            if self._waiting + rows > self._rows_max:
+                self._dropped += rows
+                return
+            self._waiting += rows
+        self._added.append(answer)
+
+    def tick(self) -> None:
+        """Append what was added to the spool. What the disk refuses is tried again next time."""
+        with self._spooling:
+            while self._added:
+                self._pack()
+            try:
+                while self._packed:
+                    record, rows = self._packed[0]
+                    self._spool.append(record)
+                    self._packed.popleft()
+                    self._count(rows, dropped=False)
+                self._disk_trouble = ""
+            except OSError as error:
+                self._disk_trouble = f"the spool cannot be written: {error}"
+
+    def report(self, schema: Schema | None) -> None:
+        """Ship what is in the spool, and what dead replicas left in the same directory.
+
+        Trouble of the store or the disk leaves the rest for the next report; `state` tells.
+        """
+        self.tick()
+        with self._shipping:
+            try:
+                with self._spooling:
+                    self._spool.seal()
+                    files = self._spool.sealed()
+                for file in files:
+                    self._ship(file, schema)
+                self._spool.adopt(lambda file: self._ship(file, schema))
+                self._store_trouble = ""
+            except (HapredictError, OSError) as error:
+                self._store_trouble = str(error)
+
+    def state(self) -> Recorded:
+        """Counts and trouble at this moment."""
+        try:
+            parts_waiting = self._spool.waiting
+        except OSError:
+            parts_waiting = 0
+        return Recorded(
+            rows=self._rows,
+            rows_waiting=self._waiting,
+            rows_dropped=self._dropped,
+            parts=self._parts,
+            parts_waiting=parts_waiting,
+            trouble=self._disk_trouble or self._store_trouble,
+        )
+
+    def close(self, schema: Schema | None) -> None:
+        """Report once more and let others adopt what could not be shipped."""
+        self.report(schema)
+        with self._shipping, self._spooling:
+            self._spool.close()
+
+    def _pack(self) -> None:
+        """Turn the oldest answers into a record, as far as they come from the same routes."""
+        answers = [self._added.popleft()]
+        rows = len(answers[0].ids)
+        while self._added and rows < _ROWS_A_RECORD:
+            if self._added[0].routes is not answers[0].routes:
+                break
+            answers.append(self._added.popleft())
+            rows += len(answers[-1].ids)
+        try:
+            self._packed.append((pack(part_of(answers, self._source, self._fault)), rows))
+        except Exception as error:  # rows that cannot be recorded must not stop all others
+            self._fault(f"{rows} rows could not be recorded: {type(error).__name__}: {error}")
+            self._count(rows, dropped=True)
+
+    def _count(self, rows: int, *, dropped: bool) -> None:
+        with self._counting:
+            self._waiting -= rows
+            if dropped:
+                self._dropped += rows
+            else:
+                self._rows += rows
+
+    def _ship(self, file: Sealed, schema: Schema | None) -> None:
+        parts = []
+        for record in file.records():
+            try:
+                parts.append(unpack(record))
+            except CorruptBundle as error:
+                self._fault(f"{file.path.name}: a record was left out: {error}")
+        part = merge(parts, source=file.source, seq=file.seq, model=self._model)
+        path = part_path(predictions_prefix(self._model), file.source, file.seq)
+        with suppress(Conflict):  # only this file gets that name: an earlier attempt arrived
+            self._store.put_new(path, encode(part, schema))
+        file.delete()
+        self._parts += 1
+
+
+class _Group:
+    """Labels of one caller, waiting to be committed."""
+
+    __slots__ = ("done", "error", "labels")
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        self.labels = labels
+        self.done = False
+        self.error: HapredictError | None = None
+
+
+class LabelWriter:
+    """Labels of one source. Callers that come together are committed together."""
+
+    def __init__(self, store: Store, model: str, source: str) -> None:
+        self._store = store
+        self._model = model
+        self._source = source
+        self._seq = 1
+        self._waiting: deque[_Group] = deque()
+        self._committing = threading.Lock()
+        self.written = 0
+        """Labels that are durable."""
+
+    def add(self, labels: Sequence[Label]) -> None:
+        """Return when the labels are durable.
+
+        Raises StoreUnavailable if they may not be; send them again then, for a label that arrives
+        twice counts once.
+        """
+        group = _Group(labels)
+        self._waiting.append(group)
+        with self._committing:
+            if not group.done:
+                self._commit()
+        if group.error is not None:
+            raise StoreUnavailable(str(group.error)) from group.error
+
+    def _commit(self) -> None:
+        groups = []
+        while self._waiting:
+            groups.append(self._waiting.popleft())
+        data = encode_labels([label for group in groups for label in group.labels])
+        try:
+            self._put(data)
+            self.written += sum(len(group.labels) for group in groups)
+        except HapredictError as error:
+            for group in groups:
+                group.error = error
+        finally:
+            for group in groups:
+                group.done = True
+
+    def _put(self, data: bytes) -> None:
+        while True:
+            path = part_path(labels_prefix(self._model), self._source, self._seq)
+            try:
+                self._store.put_once(path, data)
+                break
+            except Conflict:
+                # An earlier attempt that seemed to fail had arrived; its caller sent it again.
+                self._seq += 1
+        self._seq += 1

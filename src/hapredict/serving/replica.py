@@ -1,0 +1,317 @@
+"""The replica: follows the catalog, answers rows, and records what it answered.
+
+It knows nothing of HTTP and of Ray. A version is loaded, warmed and compared with its golden
+scores before it may answer; then who serves is exchanged by one assignment, which is why a canary,
+a promotion or a rollback costs no request. When the store does not answer, the replica goes on
+with what it has and says so.
+"""
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hapredict.data.schema import Schema, Table
+from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
+from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
+from hapredict.registry.store import Store, encode_json
+from hapredict.serving.engine import Loaded, load_version, why_not_beside
+from hapredict.serving.journal import Label
+from hapredict.serving.recorder import LabelWriter, Recorder
+from hapredict.serving.routing import Split
+from hapredict.serving.scoring import Answer, Routes, answer
+from hapredict.spec import DAY_S, Spec
+
+__all__ = ["Answer", "Label", "Replica", "refused_path"]
+
+BUCKETS_A_WINDOW = 24
+"""Buckets of event time in `monitoring.window_days`: hours, for windows of a day."""
+
+_ID_MAX = 200
+
+
+def refused_path(model: str, number: int) -> str:
+    """Where a replica says that it refused a version, as JSON with `reason`."""
+    return f"refused/{model}/{number}.json"
+
+
+class Replica:
+    """One model's versions, ready to answer. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        model: str,
+        source: str,
+        spool: Path,
+        clock: Callable[[], float],
+        *,
+        spec: Spec | None = None,
+    ) -> None:
+        """Not `ready` before a `refresh` found a champion.
+
+        `source` is a name that no other process start has, of letters, digits, '_' and '-'.
+        `spool` is a local directory, which survives the process and which replicas share. `clock`
+        tells wall time in seconds. `spec` is what was applied last; without it, settings are those
+        of the champion's bundle. Raises OSError if the spool cannot be written.
+        """
+        self.model = model
+        self._store = store
+        self._source = source
+        self._clock = clock
+        self._given = spec
+        self._catalog = Catalog(store, model)
+        self._recorder = Recorder(store, model, source, spool / model, fault=self._fault)
+        self._labels = LabelWriter(store, model, source)
+        self._refreshing = threading.Lock()
+        self._routes: Routes | None = None
+        self._entry: Entry | None = None
+        self._finished = False
+        self._refused: dict[str, str] = {}
+        self._reported: set[int] = set()
+        self._notes: dict[int, str] = {}
+        self._trouble = ""
+        self._faults = 0
+        self._last_fault = ""
+        self._calls = itertools.count(1)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a version that answers."""
+        return self._routes is not None
+
+    @property
+    def spec(self) -> Spec:
+        """What was applied last, or else the champion's spec. Raises TemporaryError."""
+        return self._given or self._serving().champion.spec
+
+    @property
+    def schema(self) -> Schema:
+        """What requests must look like: the champion's schema. Raises TemporaryError."""
+        return self._serving().champion.schema
+
+    @property
+    def model_version(self) -> int:
+        """The champion's number. Raises TemporaryError if there is none yet."""
+        return self._serving().split.champion
+
+    def detail(self) -> dict[str, Any]:
+        """What serves and what keeps it from serving better, as JSON values."""
+        routes, entry = self._routes, self._entry
+        recorded = self._recorder.state()
+        return {
+            "model": self.model,
+            "source": self._source,
+            "ready": routes is not None,
+            "stage": entry.state.stage if entry is not None else "empty",
+            "catalog_sequence": entry.sequence if entry is not None else 0,
+            "champion": routes.split.champion if routes is not None else None,
+            "challenger": routes.split.challenger if routes is not None else None,
+            "share": routes.split.share if routes is not None else 0.0,
+            "shadow": routes.split.shadow if routes is not None else False,
+            "compared": routes.compared if routes is not None else None,
+            "versions": sorted(routes.versions) if routes is not None else [],
+            "refused": {str(number): why for number, why in sorted(self._notes.items())},
+            "store_trouble": self._trouble,
+            "journal_trouble": recorded.trouble,
+            "rows_recorded": recorded.rows,
+            "rows_waiting": recorded.rows_waiting,
+            "rows_dropped": recorded.rows_dropped,
+            "parts_shipped": recorded.parts,
+            "parts_waiting": recorded.parts_waiting,
+            "labels_written": self._labels.written,
+            "faults": self._faults,
+            "last_fault": self._last_fault,
+        }
+
+    def predict(self, table: Table, *, version: int | None = None) -> Answer:
+        """Answer the rows of a table that `schema.table` made; `version` pins a loaded version.
+
+        Raises UnknownName for a version that is not loaded, TemporaryError if nothing is ready or
+        the champion cannot score, SchemaMismatch for rows without time on the event clock.
+        """
+        routes = self._serving()
+        stem = f"{self._source}-{next(self._calls):x}"
+        try:
+            return answer(
+                routes, table, stem=stem, now_s=self._clock(), version=version, fault=self._fault
+            )
+        except TemporaryError as error:
+            self._fault(str(error))
+            raise
+
+    def after(self, answer: Answer) -> None:
+        """Record an answer, once it is written. What it costs is paid by the next `tick`."""
+        self._recorder.add(answer)
+
+    def feedback(self, labels: Sequence[Label]) -> None:
+        """Blocks; the labels are durable when it returns.
+
+        Ids are not looked up here: a label without a prediction is stored and counted by the
+        monitor. Raises BadRequest for a label that no loaded version knows; then none was written.
+        Raises TemporaryError if the store does not answer: send them again, for a label that
+        arrives twice counts once.
+        """
+        routes = self._serving()
+        for place, label in enumerate(labels):
+            _check_label(routes, label, f"labels[{place}]")
+        if labels:
+            self._labels.add(labels)
+
+    def tick(self) -> None:
+        """Blocks; bring recorded rows to the local disk. For every 50 ms or so."""
+        self._recorder.tick()
+
+    def report(self) -> None:
+        """Blocks; bring recorded rows to the store. For every `monitoring.report_s`."""
+        routes = self._routes
+        self._recorder.report(routes.champion.schema if routes is not None else None)
+
+    def close(self) -> None:
+        """Blocks; bring all recorded rows to the store, if it answers."""
+        routes = self._routes
+        self._recorder.close(routes.champion.schema if routes is not None else None)
+
+    def refresh(self) -> bool:
+        """Blocks; look at the catalog and serve what it says. Whether anything changed.
+
+        Trouble of the store keeps what serves now and shows in `detail`.
+        """
+        with self._refreshing:
+            try:
+                entry = self._catalog.latest()
+                if entry is None or (self._finished and entry == self._entry):
+                    self._trouble = ""
+                    return False
+                return self._follow(entry)
+            except (HapredictError, OSError) as error:
+                self._trouble = str(error)
+                return False
+
+    def _follow(self, entry: Entry) -> bool:
+        state, before = entry.state, self._routes
+        loaded = dict(before.versions) if before is not None else {}
+        refused: dict[int, str] = {}
+        held_back = ""
+        for number in _wanted(state):
+            try:
+                self._load(state.versions[number], loaded)
+            except GateRefused as error:
+                refused[number] = str(error)
+            except TemporaryError as error:
+                held_back = str(error)
+        routes = self._build(state, loaded, refused, before)
+        changed = routes is not None and (before is None or routes.differs(before))
+        if changed:
+            self._routes = routes
+        self._notes = refused
+        self._entry = entry
+        self._trouble = held_back
+        self._finished = False
+        for number, why in refused.items():
+            self._report_refusal(number, why)
+        self._finished = not held_back
+        return changed
+
+    def _load(self, version: Version, loaded: dict[int, Loaded]) -> None:
+        held = loaded.get(version.number)
+        if held is not None and held.digest == version.digest:
+            return
+        if version.digest in self._refused:
+            raise GateRefused(self._refused[version.digest])
+        try:
+            loaded[version.number] = load_version(self._store, self.model, version)
+        except GateRefused as error:
+            self._refused[version.digest] = str(error)
+            raise
+
+    def _build(
+        self,
+        state: CatalogState,
+        loaded: Mapping[int, Loaded],
+        refused: dict[int, str],
+        before: Routes | None,
+    ) -> Routes | None:
+        """Who is to serve; None leaves it as it is. A challenger that cannot join is refused."""
+        number = state.champion
+        if number in refused:
+            number = before.split.champion if before is not None else state.previous
+        if number is None or number not in loaded:
+            return None  # nothing published, or the store kept it back
+        champion = loaded[number]
+        beside = {n: v for n, v in loaded.items() if not why_not_beside(v, champion)}
+        split = Split(number)
+        challenger = state.challenger
+        if number == state.champion and challenger is not None and challenger in loaded:
+            if challenger in beside:
+                salt = f"{self.model}/{challenger}"
+                split = Split(number, challenger, state.share, state.stage == "shadow", salt)
+            else:
+                refused[challenger] = why_not_beside(loaded[challenger], champion)
+        watched = number == state.champion and state.stage == "watch"
+        serving = (self._given or champion.spec).serving
+        monitoring = (self._given or champion.spec).monitoring
+        return Routes(
+            model=self.model,
+            split=split,
+            versions=_kept(beside, {number, *_wanted(state)}, serving.versions_kept),
+            compared=state.previous if watched and state.previous in beside else None,
+            threshold=serving.threshold,
+            sticky_key=serving.sticky_key or champion.schema.id,
+            on_event_clock=monitoring.clock == "event",
+            bucket_s=monitoring.window_days * DAY_S / BUCKETS_A_WINDOW,
+        )
+
+    def _report_refusal(self, number: int, why: str) -> None:
+        if number in self._reported:
+            return
+        note = {"version": number, "reason": why, "source": self._source, "at_s": self._clock()}
+        with suppress(Conflict):  # another replica refused it first
+            self._store.put_new(refused_path(self.model, number), encode_json(note))
+        self._reported.add(number)
+
+    def _serving(self) -> Routes:
+        routes = self._routes
+        if routes is None:
+            raise TemporaryError(f"model {self.model!r} has no version in service yet; try later")
+        return routes
+
+    def _fault(self, what: str) -> None:
+        self._faults += 1
+        self._last_fault = what
+
+
+def _wanted(state: CatalogState) -> list[int]:
+    numbers = (state.champion, state.challenger, state.previous)
+    return [number for number in numbers if number is not None]
+
+
+def _kept(loaded: Mapping[int, Loaded], needed: set[int], kept: int) -> dict[int, Loaded]:
+    """The needed versions, and the newest others up to `kept` in all."""
+    spare = sorted(set(loaded) - needed, reverse=True)
+    room = max(0, kept - len(needed & set(loaded)))
+    return {n: v for n, v in sorted(loaded.items()) if n in needed or n in spare[:room]}
+
+
+def _check_label(routes: Routes, label: Label, where: str) -> None:
+    if not 0 < len(label.id) <= _ID_MAX:
+        raise BadRequest(
+            f"{where}: prediction_id must have 1 to {_ID_MAX} characters; got {len(label.id)}"
+        )
+    if not math.isfinite(label.at_s) or (
+        label.event_s is not None and not math.isfinite(label.event_s)
+    ):
+        raise BadRequest(f"{where}: its time must be a finite number of seconds")
+    try:
+        routes.champion.schema.label_of(label.value)
+    except BadRequest as error:
+        for loaded in routes.versions.values():  # a challenger may know a newer class
+            try:
+                loaded.schema.label_of(label.value)
+            except BadRequest:
+                continue
+            return
+        raise BadRequest(f"{where}: {error}", error.status) from None

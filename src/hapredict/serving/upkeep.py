@@ -1,0 +1,113 @@
+"""What a serving process does besides answering: follow the catalog, keep records, ship them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from hapredict.spec import Spec
+
+TICK_S = 0.05
+"""Seconds between two writes to the spool: what a killed process may lose."""
+
+log = logging.getLogger(__name__)
+
+
+class Kept(Protocol):
+    """What upkeep needs of a replica. All of it may block."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def spec(self) -> Spec: ...
+    def refresh(self) -> bool: ...
+    def tick(self) -> None: ...
+    def report(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Upkeep:
+    """Three loops, each with a thread of its own, so that a slow store delays no other loop.
+
+    A loop outlives any failure: the store is away for an hour, and serving goes on with what it
+    has. Each distinct failure is logged once until the loop works again.
+    """
+
+    def __init__(self, replica: Kept, *, tick_s: float = TICK_S) -> None:
+        self._replica = replica
+        self._tick_s = tick_s
+        self._stop = asyncio.Event()
+        self._done: asyncio.Event | None = None
+        self._closed = asyncio.Event()
+        self._told: dict[str, set[str]] = {}
+        # Not the event loop's own threads: feedback waits for the disk in those.
+        self._threads = ThreadPoolExecutor(3, "hapredict-upkeep")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `close` was called."""
+        return self._stop.is_set()
+
+    async def run(self) -> None:
+        """Runs the loops until `close`. A second call waits for the first one's end."""
+        if self._done is not None:
+            await self._done.wait()
+            return
+        self._done = asyncio.Event()
+        replica = self._replica
+        loops = (
+            self._loop("refresh", replica.refresh, self._poll_s),
+            self._loop("tick", replica.tick, lambda: self._tick_s),
+            self._loop("report", replica.report, self._report_s),
+        )
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            self._done.set()
+
+    async def close(self) -> None:
+        """Ends the loops, writes and ships what is left, and closes the replica.
+
+        A second call waits for the first one's end.
+        """
+        if self.stopping:
+            await self._closed.wait()
+            return
+        self._stop.set()
+        if self._done is not None:
+            await self._done.wait()
+        for name in ("tick", "report", "close"):
+            await self._attempt(name, getattr(self._replica, name))
+        self._threads.shutdown(wait=False)
+        self._closed.set()
+
+    def _poll_s(self) -> float:
+        return self._replica.spec.serving.catalog_poll_s if self._replica.ready else 0.1
+
+    def _report_s(self) -> float:
+        return self._replica.spec.monitoring.report_s if self._replica.ready else 0.1
+
+    async def _loop(
+        self, name: str, work: Callable[[], object], pause_s: Callable[[], float]
+    ) -> None:
+        while not self.stopping:
+            await self._attempt(name, work)
+            try:
+                await asyncio.wait_for(self._stop.wait(), pause_s())
+            except TimeoutError:
+                continue
+
+    async def _attempt(self, name: str, work: Callable[[], object]) -> None:
+        told = self._told.setdefault(name, set())
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except Exception as error:  # a loop must outlive any failure of its work
+            message = f"{type(error).__name__}: {error}"
+            if message not in told and len(told) < 100:
+                told.add(message)
+                log.warning("%s failed, and will be tried again: %s", name, message, exc_info=error)
+            return
+        if told:
+            log.warning("%s works again", name)
+            told.clear()

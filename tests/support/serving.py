@@ -1,0 +1,200 @@
+"""A replica without a model, and a caller without a server."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hapredict.data.schema import Schema, Table, rows_of
+from hapredict.errors import TemporaryError, UnknownName
+from hapredict.serving.asgi import App
+from hapredict.serving.journal import Label
+from hapredict.spec import Spec
+from tests.support.bundles import MODEL, schema_of, spec_of
+
+
+@dataclass(frozen=True)
+class FakeAnswer:
+    """What `Answered` asks for."""
+
+    model: str
+    schema: Schema
+    threshold: float
+    ids: tuple[str, ...]
+    versions: NDArray[np.int64]
+    served_by: tuple[str, ...]
+    scores: NDArray[np.float32]
+
+
+def answer_of(
+    schema: Schema, rows: int = 3, *, version: int = 1, stem: str = "p", threshold: float = 0.5
+) -> FakeAnswer:
+    """Scores that differ from row to row and are probabilities where the task wants them."""
+    steps = np.arange(rows * schema.outputs, dtype=np.float32).reshape(rows, schema.outputs)
+    scores = (0.13 + 0.37 * steps) % 1
+    if schema.task == "multiclass":
+        scores /= scores.sum(axis=1, keepdims=True)
+    if schema.task == "regression":
+        scores = 100 * scores - 50
+    return FakeAnswer(
+        MODEL,
+        schema,
+        threshold,
+        tuple(f"{stem}-{row}" for row in range(rows)),
+        np.full(rows, version, np.int64),
+        ("champion",) * rows,
+        scores.astype(np.float32),
+    )
+
+
+@dataclass
+class FakeReplica:
+    """The seam that the app sees, with everything that it was asked for written down."""
+
+    spec: Spec = field(default_factory=spec_of)
+    schema: Schema = field(default_factory=schema_of)
+    model: str = MODEL
+    model_version: int = 1
+    ready: bool = True
+    trouble: str = ""
+    faults: dict[str, Exception] = field(default_factory=dict)
+    """What to raise, by the name of the method."""
+    log: list[str] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    calls: int = 0
+
+    def detail(self) -> dict[str, Any]:
+        return {"model": self.model, "versions": [1, 2], "store_trouble": self.trouble}
+
+    def predict(self, table: Table, *, version: int | None = None) -> FakeAnswer:
+        self._check("predict")
+        if version not in (None, 1, 2):
+            raise UnknownName("loaded version", str(version), ("1", "2"))
+        self.calls += 1
+        return answer_of(
+            self.schema, rows_of(table), version=version or 1, stem=f"call{self.calls}"
+        )
+
+    def after(self, answer: FakeAnswer) -> None:
+        self._check(f"after {answer.ids[0]}")
+
+    def feedback(self, labels: Sequence[Label]) -> None:
+        self._check("feedback")
+        self.labels += labels
+
+    def refresh(self) -> bool:
+        self._check("refresh")
+        return False
+
+    def tick(self) -> None:
+        self._check("tick")
+
+    def report(self) -> None:
+        self._check("report")
+
+    def close(self) -> None:
+        self._check("close")
+
+    def _check(self, what: str) -> None:
+        self.log.append(what)
+        fault = self.faults.get(what.split(maxsplit=1)[0])
+        if fault is not None:
+            raise fault
+
+
+def not_ready() -> FakeReplica:
+    """A replica that has no version yet."""
+    return _NotReady(ready=False)
+
+
+class _NotReady(FakeReplica):
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("spec", "schema", "model_version"):
+            raise TemporaryError("model 'orders' has no version in service yet; try later")
+        return super().__getattribute__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Got:
+    """What a caller received; status 0 is nothing."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def encoded(body: Any) -> bytes:
+    """A body as bytes: JSON, unless it is bytes already."""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+async def ask(
+    app: App,
+    method: str,
+    path: str,
+    body: Any = b"",
+    *,
+    headers: Mapping[str, str] | None = None,
+    root: str = "",
+    chunks: Sequence[bytes] | None = None,
+    on_send: Callable[[Any], None] | None = None,
+) -> Got:
+    """Send one request; `chunks` sends the body in pieces, of which the app may refuse the rest."""
+    sent: list[Any] = []
+    pieces = list(chunks if chunks is not None else [encoded(body)])
+
+    async def receive() -> dict[str, Any]:
+        if not pieces:
+            return {"type": "http.disconnect"}
+        piece = pieces.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if on_send is not None:
+            on_send(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "root_path": root,
+        "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
+    }
+    await app(scope, receive, send)
+    start = next((m for m in sent if m["type"] == "http.response.start"), None)
+    return Got(
+        start["status"] if start else 0,
+        {key.decode(): value.decode() for key, value in start["headers"]} if start else {},
+        b"".join(m.get("body", b"") for m in sent if m["type"] == "http.response.body"),
+    )
+
+
+def together(*requests: Awaitable[Any]) -> list[Any]:
+    """All requests in one turn of one event loop; the answers in their order."""
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*requests)
+
+    return asyncio.run(both())
