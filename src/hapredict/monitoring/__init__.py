@@ -1,0 +1,1 @@
+"""Live counts and late labels become evidence."""
