@@ -1,0 +1,356 @@
+"""The command line: `hapredict`.
+
+Edges are imported inside the commands, so that `hapredict --help` answers at once. Reading
+commands take `-o json`; waits take `--timeout`. Exit codes: 0 ok, 1 failed, 2 wrong use, 3 refused
+by a gate, 4 timed out.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hapredict.errors import Conflict, HapredictError, NotFound
+from hapredict.spec import Spec, parse_spec, spec_schema
+
+
+class _Cli(click.Group):
+    """Ends with the error's own exit code and a sentence instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HapredictError as error:
+            click.secho(str(error), fg="red", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Cli, context_settings={"auto_envvar_prefix": "HAPREDICT"})
+@click.option("--home", default=None, help="hapredict's folder [.hapredict, or HAPREDICT_HOME]")
+@click.version_option(package_name="hapredict")
+@click.pass_context
+def cli(ctx: click.Context, home: str | None) -> None:
+    """Keep predictions up, and keep them right: one YAML file a model."""
+    path = Path(home or os.environ.get("HAPREDICT_HOME") or ".hapredict").absolute()
+    ctx.obj = path
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "-o", "output", type=click.Choice(["text", "json"]), default="text", help="form of output"
+    )(command)
+
+
+def _show(output: str, value: Any, text: Callable[[], str]) -> None:
+    if output == "json":
+        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    else:
+        click.echo(text())
+
+
+def lines(value: dict[str, Any]) -> str:
+    """A JSON object as indented lines."""
+    from hapredict.control.show import lines as shown
+
+    return shown(value)
+
+
+def _read_spec(path: str) -> Spec:
+    return parse_spec(Path(path).read_text(encoding="utf-8"), where=path)
+
+
+_spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False))
+_model_argument = click.argument("model", required=False)
+
+
+@cli.command()
+@click.option(
+    "--cpus", default=8, show_default=True, help="logical CPUs: what fits beside each other"
+)
+@click.option("--port", default=0, help="HTTP port [8000, or a free one]")
+@click.pass_obj
+def up(home: Path, cpus: int, port: int) -> None:
+    """Start a Ray cluster on this machine."""
+    from hapredict.control.ray_embedded import find, start
+
+    try:
+        cluster = find(home)
+        click.echo(f"a cluster runs already (pid {cluster.pid})")
+    except NotFound:
+        click.echo("starting Ray ...", err=True)
+        cluster = start(home, num_cpus=cpus, serve_port=port)
+    variables = {**cluster.environment, "RAY_API_SERVER_ADDRESS": cluster.dashboard_url}
+    click.echo(f"HTTP       {cluster.serve_url}\ndashboard  {cluster.dashboard_url}")
+    click.echo("for `ray job submit` in this shell:")
+    click.echo("  export " + " ".join(f"{name}={value}" for name, value in variables.items()))
+
+
+@cli.command()
+@click.pass_obj
+def down(home: Path) -> None:
+    """End the cluster of `hapredict up`; models and journals stay in the store."""
+    from hapredict.control.ray_embedded import stop
+
+    click.echo("ended" if stop(home) else "no cluster runs")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the spec's JSON Schema, with the meaning of each field."""
+    click.echo(json.dumps(spec_schema(), indent=1, ensure_ascii=False))
+
+
+@cli.command()
+def families() -> None:
+    """List the model families that `training.family` can name."""
+    from hapredict.training.keras_families import FAMILIES
+
+    for name in FAMILIES:
+        lines = (FAMILIES.find(name).__doc__ or "").strip().splitlines()
+        click.echo(f"{name:12} {lines[0] if lines else ''}")
+
+
+@cli.command()
+@_spec_argument
+@click.option("--data/--no-data", default=True, help="read the data too, on the cluster")
+@_json_option
+@click.pass_obj
+def check(home: Path, spec: str, data: bool, output: str) -> None:
+    """Check a spec and its data; say what would be trained."""
+    parsed = _read_spec(spec)
+    if not data:
+        _show(output, {"name": parsed.name, "ok": True}, lambda: f"{spec} describes a model")
+        return
+    from hapredict.control.ray_embedded import connect
+    from hapredict.control.ray_status import check_data
+
+    connect(home)
+    found = check_data(parsed, home)
+    _show(output, found, lambda: lines(found))
+
+
+@cli.command()
+@_spec_argument
+@click.option("--timeout", "timeout_s", default=900.0, show_default=True, help="seconds to wait")
+@_json_option
+@click.pass_obj
+def apply(home: Path, spec: str, timeout_s: float, output: str) -> None:
+    """Train if needed, deploy, watch and lead what a spec describes."""
+    parsed = _read_spec(spec)
+    from hapredict.control.ray_apply import apply as apply_spec
+    from hapredict.control.ray_embedded import connect
+    from hapredict.control.show import Shown
+
+    connect(home)
+    with Shown() as shown_now:
+        done = apply_spec(parsed, home, shown_now.tell, wait_s=timeout_s)
+    state = done.entry.state
+    shown = {"model": done.model, "url": done.url, "champion": state.champion, "stage": state.stage}
+    _show(output, shown, lambda: lines({**shown, "predict": f"hapredict predict {done.model} ..."}))
+
+
+@cli.command()
+@_model_argument
+@_json_option
+@click.pass_obj
+def status(home: Path, model: str | None, output: str) -> None:
+    """Show what serves, what is watched, and what control waits for."""
+    from hapredict.control.ray_embedded import connect
+    from hapredict.control.ray_status import status_of
+
+    connect(home)
+    found = status_of(home, _only_model(home, model))
+    _show(output, found, lambda: lines(found))
+
+
+@cli.command()
+@_model_argument
+@_json_option
+@click.pass_obj
+def history(home: Path, model: str | None, output: str) -> None:
+    """Show what served when, and why: every entry of the catalog."""
+    from hapredict.control.show import history_text
+    from hapredict.registry.catalog import Catalog
+
+    model = _only_model(home, model)
+    entries = Catalog(_store(home, model), model).entries()
+    _show(output, [entry.to_json() for entry in entries], lambda: history_text(entries))
+
+
+@cli.command()
+@_model_argument
+@_json_option
+@click.pass_obj
+def models(home: Path, model: str | None, output: str) -> None:
+    """Show the published versions of a model and their metrics on the hold-out."""
+    from hapredict.control.show import versions_text
+    from hapredict.registry.catalog import Catalog
+
+    model = _only_model(home, model)
+    entry = Catalog(_store(home, model), model).latest()
+    if entry is None:
+        raise NotFound(f"model {model!r} has no version yet")
+    versions = entry.state.to_json()["versions"]
+    _show(output, versions, lambda: versions_text(entry.state))
+
+
+@cli.command()
+@_model_argument
+@click.option("--rows", default="-", help="file with JSON rows, one object or a list [stdin]")
+@click.option("--version", type=int, default=None, help="ask this version")
+@click.option("--url", default=None, help="where the model answers [the local cluster]")
+@click.pass_obj
+def predict(home: Path, model: str | None, rows: str, version: int | None, url: str | None) -> None:
+    """Ask for predictions over HTTP; prints JSON."""
+    model = _only_model(home, model)
+    given = _json_input(rows)
+    with _client(home, model, url) as client:
+        answer = client.predict_raw(given if isinstance(given, list) else [given], version=version)
+    click.echo(json.dumps(answer, indent=1, ensure_ascii=False))
+
+
+@cli.command()
+@_model_argument
+@click.option("--labels", default="-", help='JSON: [{"prediction_id", "label"}, ...] [stdin]')
+@click.option("--url", default=None, help="where the model answers [the local cluster]")
+@click.pass_obj
+def feedback(home: Path, model: str | None, labels: str, url: str | None) -> None:
+    """Send what became known about predictions; durable when it returns."""
+    model = _only_model(home, model)
+    given = _json_input(labels)
+    with _client(home, model, url) as client:
+        count = client.feedback(given if isinstance(given, list) else [given])
+    click.echo(f"{count} labels acknowledged")
+
+
+def _change(verb: str, help_text: str, *, reason_needed: bool = False) -> None:
+    """A command that appends a catalog entry by hand."""
+
+    @cli.command(name=verb, help=help_text)
+    @_model_argument
+    @click.option("--reason", required=reason_needed, default="by hand", help="kept in the history")
+    @click.option("--to", type=int, default=None, help="version (rollback only)")
+    @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
+    @click.pass_obj
+    def command(home: Path, model: str | None, reason: str, to: int | None, dry_run: bool) -> None:
+        model = _only_model(home, model)
+        for _ in range(20):
+            try:
+                click.echo(_append(home, model, verb, reason, to, dry_run=dry_run))
+                return
+            except Conflict:  # the controller was faster: look again, for it may forbid this now
+                time.sleep(0.05)
+        raise Conflict(f"the catalog of {model!r} changes too fast; try again")
+
+
+def _append(
+    home: Path, model: str, verb: str, reason: str, to: int | None, *, dry_run: bool
+) -> str:
+    from hapredict.registry import catalog
+
+    store = _store(home, model)
+    book = catalog.Catalog(store, model)
+    entry = book.latest()
+    if entry is None:
+        raise NotFound(f"model {model!r} has no version yet")
+    state, now_s = entry.state, _now(home, model, entry.event_s)
+    changed = {
+        "rollback": lambda: catalog.roll_back(
+            state, now_s, to, freeze=f"rolled back by hand: {reason}"
+        ),
+        "promote": lambda: catalog.promote(state, now_s),
+        "abort": lambda: catalog.abort(state, now_s),
+        "pause": lambda: catalog.pause(state, reason),
+        "resume": lambda: catalog.resume(state),
+    }[verb]()
+    said = (
+        f"champion v{state.champion} -> v{changed.champion}, stage {state.stage} -> {changed.stage}"
+    )
+    if dry_run:
+        return f"would change: {said}"
+    book.append(
+        entry,
+        changed,
+        action=verb.capitalize(),
+        reason=reason,
+        at_s=time.time(),
+        event_s=now_s,
+        actor="command line",
+    )
+    return said
+
+
+def _now(home: Path, model: str, last_s: float) -> float:
+    """The model's clock; the last entry's where events are the clock and nobody can be asked."""
+    from hapredict.control.specs import read_spec
+
+    if read_spec(_store(home, model), model).monitoring.clock == "wall":
+        return time.time()
+    return last_s
+
+
+_change("rollback", "Make the previous champion, or version --to, champion again.")
+_change("promote", "Make the challenger champion now.")
+_change("abort", "Drop the challenger.")
+_change("pause", "Stop deciding until `resume`; serving goes on.", reason_needed=True)
+_change("resume", "Lift a pause, a freeze and the count of failed trainings.")
+
+
+@cli.command()
+@_model_argument
+@click.option("--reason", default="by hand", help="kept in the history")
+@click.pass_obj
+def retrain(home: Path, model: str | None, reason: str) -> None:
+    """Ask for a training; the challenger still has to earn its place."""
+    from hapredict.control.runs import request_retrain
+
+    model = _only_model(home, model)
+    request_retrain(_store(home, model), model, reason)
+    click.echo("asked for; see `hapredict status`")
+
+
+def _store(home: Path, model: str) -> Any:
+    """The store of a model that was applied from this home."""
+    from hapredict.control.specs import home_store
+
+    return home_store(home, model)
+
+
+def _only_model(home: Path, model: str | None) -> str:
+    from hapredict.control.specs import applied_models
+
+    known = applied_models(home)
+    if model is None and len(known) == 1:
+        return known[0]
+    if model is None or model not in known:
+        listed = ", ".join(known) or "none; see `hapredict apply`"
+        what = "name a model" if model is None else f"there is no model {model!r}"
+        raise NotFound(f"{what}; applied from {home}: {listed}")
+    return model
+
+
+def _client(home: Path, model: str, url: str | None) -> Any:
+    from hapredict.client import Client
+
+    if url is None:
+        where = json.loads((home / "cluster.json").read_text())["serve_url"]
+        url = f"{where}/{model}"
+    return Client(url, model)
+
+
+def _json_input(path: str) -> Any:
+    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{path} is not JSON: {error}") from None
+
+
+def main() -> None:
+    """The `hapredict` command."""
+    cli()

@@ -1,0 +1,1 @@
+"""Evidence becomes decisions, and decisions become catalog entries and trainings."""

@@ -1,0 +1,95 @@
+"""Rows that were answered live and have a label: what a model learns from after its first data."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hapredict.data.schema import Schema, Table, concat, take
+from hapredict.errors import BadRequest
+from hapredict.registry.store import Store
+from hapredict.serving.journal import (
+    PredictionPart,
+    decode,
+    decode_labels,
+    labels_prefix,
+    part_path,
+    predictions_prefix,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Answered rows and the labels that came back."""
+
+    table: Table
+    """Columns of the schema, [rows]."""
+    labels: NDArray[np.float64]
+    """[rows]: the class's place, or the number."""
+    event_s: NDArray[np.float64]
+    """[rows]: when they were asked for, on the model's clock."""
+
+
+def labelled_rows(
+    store: Store,
+    model: str,
+    schema: Schema,
+    positions: Mapping[str, Mapping[str, int]],
+    known_ids: Collection[str] = (),
+) -> Labelled:
+    """The labelled rows of all journal parts up to `positions`, in the order of their time.
+
+    The first label of a prediction counts, as in the monitor. Rows whose id is among `known_ids`
+    are left out: they are in the files already. Raises StoreUnavailable, CorruptBundle.
+    """
+    values: dict[str, float] = {}
+    prefix = labels_prefix(model)
+    for source, last in sorted(positions.get("labels", {}).items()):
+        for seq in range(1, last + 1):
+            for label in decode_labels(store.get(part_path(prefix, source, seq))):
+                try:
+                    values.setdefault(label.id, schema.label_of(label.value))
+                except BadRequest:  # counted by the monitor, of no use here
+                    continue
+    tables, labels, moments = [], [], []
+    prefix = predictions_prefix(model)
+    for source, last in sorted(positions.get("predictions", {}).items()):
+        for seq in range(1, last + 1):
+            part = decode(store.get(part_path(prefix, source, seq)), schema)
+            found = np.array([values.get(name, np.nan) for name in part.ids])
+            held = ~np.isnan(found)
+            if known_ids and schema.id is not None:
+                held &= np.array([name not in known_ids for name in part.table[schema.id]], bool)
+            tables.append(take(_timed(part, schema), held))
+            labels.append(found[held])
+            moments.append(part.event_s[held])
+    if not tables:
+        blank, _ = schema.frame({name: [] for name in _names(schema)})
+        return Labelled(blank, np.zeros(0), np.zeros(0))
+    event_s = np.concatenate(moments)
+    order = np.argsort(event_s, kind="stable")
+    return Labelled(take(concat(tables), order), np.concatenate(labels)[order], event_s[order])
+
+
+def _timed(part: PredictionPart, schema: Schema) -> Table:
+    """The part's table; a row without a time of its own happened when it was asked for."""
+    if schema.time is None:
+        return part.table
+    own = part.table[schema.time]
+    return {**part.table, schema.time: np.where(np.isnan(own), part.event_s, own)}
+
+
+def _names(schema: Schema) -> list[str]:
+    extras = [name for name in (schema.time, schema.id) if name is not None]
+    return [column.name for column in schema.features] + extras
+
+
+def as_columns(rows: Labelled, schema: Schema) -> dict[str, Any]:
+    """The rows as the columns of a file: with the target under its name, as its class or number."""
+    if schema.task == "regression":
+        target: Any = rows.labels
+    else:
+        target = np.array(schema.classes, dtype=object)[rows.labels.astype(np.int64)]
+    return {**rows.table, schema.target: target}

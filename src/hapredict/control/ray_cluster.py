@@ -1,0 +1,333 @@
+"""The edge of control: looks at the live cluster, and writes down and does what was decided.
+
+The controller is a detached actor that Ray starts again when its process dies; it takes a new term
+of the lease then and goes on from the catalog. It keeps nothing else.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from hapredict.control import runs
+from hapredict.control.actions import Action, Hold, RunStatus, Snapshot
+from hapredict.control.loop import run as run_loop
+from hapredict.control.loop import step
+from hapredict.control.ray_embedded import NAMESPACE
+from hapredict.control.ray_learn import learner
+from hapredict.control.specs import latest_spec, read_spec
+from hapredict.errors import (
+    ClusterUnavailable,
+    Conflict,
+    LeaseLost,
+    NotFound,
+    TemporaryError,
+    TimedOut,
+)
+from hapredict.monitoring.ray_monitor import start_monitor
+from hapredict.monitoring.report import MonitorReport
+from hapredict.registry.catalog import Catalog, CatalogState, Entry
+from hapredict.registry.lease import Lease
+from hapredict.registry.store import Store, decode_json, open_store
+from hapredict.serving.replica import refused_path
+from hapredict.spec import Spec
+
+ANSWER_S = 10.0
+"""How long an actor may take to answer before it counts as not there."""
+
+log = logging.getLogger(__name__)
+
+
+class RayCluster:
+    """`control.loop.Cluster` on a live Ray cluster."""
+
+    def __init__(self, store: Store, model: str, home: Path, actor: str) -> None:
+        self.model = model
+        self._store = store
+        self._home = home
+        self._actor = actor
+        self._catalog = Catalog(store, model)
+        self._spec: tuple[int, Spec] | None = None
+        self._report: MonitorReport | None = None
+
+    def spec(self) -> Spec:
+        """What was applied last. Raises NotFound, StoreUnavailable."""
+        number = latest_spec(self._store, self.model)
+        if self._spec is None or self._spec[0] != number:
+            self._spec = (number, read_spec(self._store, self.model, number))
+        return self._spec[1]
+
+    def observe(self) -> tuple[Entry | None, Snapshot]:
+        """The latest entry and all that a decision depends on."""
+        spec = self.spec()
+        entry = self._catalog.latest()
+        state = entry.state if entry is not None else CatalogState(self.model)
+        self._report = self.report()
+        on_events = spec.monitoring.clock == "event"
+        return entry, Snapshot(
+            now_s=self._report.watermark_s if on_events else time.time(),
+            catalog=state,
+            rules=spec.control,
+            report=self._report,
+            run=self._run(state.training) if state.training else None,
+            refused=self._refused(state),
+            retrain_requested=self._wish(),
+        )
+
+    def report(self, *, wake: bool = False) -> MonitorReport:
+        """What the monitor knows now; `wake` makes it look at the journal at once.
+
+        Raises ClusterUnavailable.
+        """
+        monitor = start_monitor(self.model, self._store.url)
+        if wake:
+            _answer(monitor.folded.remote({}), "the monitor")
+        return MonitorReport.from_json(_answer(monitor.report.remote(), "the monitor"))
+
+    def append(
+        self,
+        previous: Entry | None,
+        state: CatalogState,
+        *,
+        action: str,
+        reason: str,
+        event_s: float,
+    ) -> Entry:
+        """Make `state` the entry after `previous`. Raises Conflict, LeaseLost."""
+        return self._catalog.append(
+            previous,
+            state,
+            action=action,
+            reason=reason,
+            at_s=time.time(),
+            event_s=event_s,
+            actor=self._actor,
+        )
+
+    def start_training(self, run: str, trigger: str) -> None:
+        """Ask for a run and start it; one that is in progress is left alone."""
+        spec = latest_spec(self._store, self.model)
+        entry = self._catalog.latest()
+        report = self._report
+        runs.ask(
+            self._store,
+            runs.Request(
+                model=self.model,
+                run=run,
+                trigger=trigger,
+                spec=spec,
+                champion=entry.state.champion if entry is not None else None,
+                positions=report.positions if report is not None else {},
+                event_s=report.watermark_s if report is not None else None,
+            ),
+        )
+        self._store.delete(runs.retrain_path(self.model))
+        _answer(self._learner().start.remote(run), "the learner")
+
+    def _run(self, run: str) -> RunStatus | None:
+        record = runs.noted(self._store, self.model, run)
+        if record is not None and record.state != "running":
+            return record.status()
+        if _answer(self._learner().current.remote(), "the learner") != run:
+            # it may have ended between the two looks
+            record = runs.noted(self._store, self.model, run)
+            ended = record is not None and record.state != "running"
+            return record.status() if record is not None and ended else None
+        return record.status() if record is not None else RunStatus(run, "running", "starting")
+
+    def _refused(self, state: CatalogState) -> Mapping[int, str]:
+        refused = {}
+        for number in (state.champion, state.challenger):
+            if number is None or number in state.refused:
+                continue
+            path = refused_path(self.model, number)
+            with contextlib.suppress(NotFound):
+                refused[number] = str(decode_json(self._store.get(path), path)["reason"])
+        return refused
+
+    def _wish(self) -> str:
+        path = runs.retrain_path(self.model)
+        with contextlib.suppress(NotFound):
+            return str(decode_json(self._store.get(path), path)["reason"])
+        return ""
+
+    def _learner(self) -> Any:
+        return learner(self.model, self._store.url, self._home)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3, max_concurrency=4)
+class Controller:
+    """Decides for one model, for as long as its lease holds."""
+
+    def __init__(self, model: str, store_url: str, home: str) -> None:
+        # a restarted controller must not pass for its former self
+        self._owner = f"controller-{secrets.token_hex(4)}"
+        self._model = model
+        self._store = open_store(store_url)
+        self._cluster = RayCluster(self._store, model, Path(home), self._owner)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._term = 0
+        self._lease: Lease | None = None
+        self._last: Action = Hold(reason="starting")
+        threading.Thread(target=self._work, daemon=True, name="control").start()
+
+    def status(self) -> dict[str, Any]:
+        """Who controls, under which term, and what was done last and why."""
+        return {
+            "owner": self._owner,
+            "pid": os.getpid(),
+            "term": self._term,
+            "action": type(self._last).__name__,
+            "reason": self._last.reason,
+        }
+
+    def settle(self, rows: int, labels: int, quiet_s: float, wait_s: float) -> dict[str, Any]:
+        """Wait until the monitor knows `rows` rows and `labels` labels and nothing is left to do.
+
+        For replays: event time must not run ahead of the decisions that it leads to. Gives up on
+        rows and labels that do not appear within `quiet_s` of the last that did, and returns the
+        report as JSON. Raises TimedOut after `wait_s` in all.
+        """
+        deadline_s = time.monotonic() + wait_s
+        moved_s, before = time.monotonic(), (-1, -1)
+        while True:
+            report = self._cluster.report(wake=True)
+            known = (report.rows, _labels(report))
+            if known[0] >= rows and known[1] >= labels:
+                break
+            if known != before:
+                moved_s, before = time.monotonic(), known
+            if time.monotonic() - moved_s > quiet_s:
+                break
+            time.sleep(0.01)
+        while True:
+            action = self._step()
+            with self._lock:
+                _, seen = self._cluster.observe()
+            if isinstance(action, Hold) and not seen.catalog.training:
+                return report.to_json()
+            if time.monotonic() > deadline_s:
+                raise TimedOut(f"control of {self._model!r} did not settle: {action.reason}")
+            if isinstance(action, Hold):
+                time.sleep(0.05)
+
+    def _step(self) -> Action:
+        with self._lock:
+            if not self._term:
+                return Hold(reason="waiting for the lease")
+            try:
+                self._tell(step(self._cluster, self._term))
+            except Conflict as error:
+                self._tell(Hold(reason=f"another writer was faster: {error}"))
+            return self._last
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._govern()
+            except Exception:  # nothing that goes wrong may end control for good
+                log.exception("control of %s goes on after an unforeseen failure", self._model)
+                time.sleep(1)
+
+    def _govern(self) -> None:
+        try:
+            rules = self._cluster.spec().control
+            # one object for good: it remembers when it saw another owner's last beat
+            lease = self._lease or Lease(self._store, self._model, self._owner, rules.lease_s)
+            self._lease = lease
+            term = lease.take(time.time()).number
+        except (TemporaryError, NotFound) as error:
+            self._tell(Hold(reason=str(error)))
+            time.sleep(0.5)
+            return
+        self._term = term
+        try:
+            run_loop(
+                _Locked(self._cluster, self._lock),
+                term=term,
+                beat=lambda: lease.beat(time.time()),
+                stop=self._stop.is_set,
+                sleep=time.sleep,
+                tell=self._tell,
+                tick_s=rules.tick_s,
+                wait_s_max=rules.lease_s / 2,
+            )
+        except LeaseLost as error:
+            self._term = 0
+            self._tell(Hold(reason=str(error)))
+            time.sleep(1)
+
+    def _tell(self, action: Action) -> None:
+        self._last = action
+
+
+class _Locked:
+    """The cluster, looked at and changed by one thread at a time.
+
+    A step begins with `observe` and ends with its last write; `settle` steps beside the loop.
+    """
+
+    def __init__(self, cluster: RayCluster, lock: threading.Lock) -> None:
+        self._cluster = cluster
+        self._lock = lock
+
+    def observe(self) -> tuple[Entry | None, Snapshot]:
+        with self._lock:
+            return self._cluster.observe()
+
+    def append(self, previous: Entry | None, state: CatalogState, **why: Any) -> Entry:
+        with self._lock:
+            return self._cluster.append(previous, state, **why)
+
+    def start_training(self, run: str, trigger: str) -> None:
+        with self._lock:
+            self._cluster.start_training(run, trigger)
+
+
+def _labels(report: MonitorReport) -> int:
+    """Labels whose fate the monitor knows."""
+    return (
+        report.labels_joined
+        + report.labels_repeated
+        + report.labels_late
+        + report.labels_unmatched
+        + report.labels_pending
+    )
+
+
+def _answer(reference: Any, who: str) -> Any:
+    try:
+        return ray.get(reference, timeout=ANSWER_S)
+    except GetTimeoutError as error:
+        raise ClusterUnavailable(f"{who} did not answer within {ANSWER_S:g} s") from error
+    except RayActorError as error:
+        raise ClusterUnavailable(f"{who} is not there: {error}".splitlines()[0]) from error
+
+
+def controller(model: str, store_url: str, home: Path) -> Any:
+    """The controller of a model, started if it does not run."""
+    return Controller.options(  # type: ignore[attr-defined]
+        name=f"hapredict:{model}:controller",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+    ).remote(model, store_url, str(home))
+
+
+def controller_status(model: str) -> dict[str, Any]:
+    """What the controller of a model says of itself. Raises NotFound, ClusterUnavailable."""
+    try:
+        actor = ray.get_actor(f"hapredict:{model}:controller", namespace=NAMESPACE)
+    except ValueError:
+        raise NotFound(f"model {model!r} has no controller here; apply its spec first") from None
+    status: dict[str, Any] = _answer(actor.status.remote(), "the controller")
+    return status

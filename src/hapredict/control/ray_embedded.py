@@ -1,0 +1,339 @@
+"""A Ray cluster of one node, started, found again and ended by pid.
+
+`hapredict up`, the demo and the tests use it. Several may run side by side: each has its own
+folder, ports, token and HAProxy files, since Ray's and Serve's defaults collide. Everything that
+Serve reads from the environment is set here, on the node: a driver's environment does not reach
+Serve's controller and proxies.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+from hapredict.errors import ClusterUnavailable, NotFound
+
+HOME_VARIABLE = "HAPREDICT_HOME"
+NAMESPACE = "hapredict"
+STARTS_MAX = 3
+"""Ray's raylet sometimes misses its own start-up limit on a busy machine."""
+
+
+def find_home(given: str | None = None) -> Path:
+    """The home: what is given, or `HAPREDICT_HOME`, or `.hapredict` where the caller stands."""
+    return Path(given or os.environ.get(HOME_VARIABLE) or ".hapredict").absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCluster:
+    """Where a running cluster is, as written to `cluster.json` in its home."""
+
+    home: str
+    pid: int
+    temp_dir: str
+    address: str
+    dashboard_url: str
+    serve_url: str
+    environment: dict[str, str]
+    """What every process that talks to the cluster must have in its environment."""
+
+    @property
+    def serve_port(self) -> int:
+        return int(self.serve_url.rpartition(":")[2])
+
+
+def start(
+    home: Path, *, num_cpus: int = 8, serve_port: int = 0, start_s: float = 120
+) -> LocalCluster:
+    """Start a node and wait until it answers. Raises ClusterUnavailable with Ray's last words.
+
+    `num_cpus` is logical: how many replicas, workers and tasks fit, not how fast they are.
+    `serve_port` 0 takes 8000, or any free port where 8000 is taken.
+    """
+    with contextlib.suppress(NotFound):
+        running = find(home)
+        raise ClusterUnavailable(
+            f"a cluster already runs for {home} (pid {running.pid}); end it with `hapredict down`"
+        )
+    home.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, STARTS_MAX + 1):
+        cluster, process, log = _launch(home, num_cpus, serve_port)
+        if _answers(cluster, process, time.monotonic() + start_s):
+            (home / "cluster.json").write_text(json.dumps(asdict(cluster), indent=1))
+            return cluster
+        _end(cluster)
+        if attempt == STARTS_MAX:
+            last = log.read_text(errors="replace").strip().splitlines()[-8:]
+            raise ClusterUnavailable(
+                f"Ray did not start in {STARTS_MAX} attempts; its last words:\n" + "\n".join(last)
+            )
+    raise AssertionError
+
+
+def find(home: Path) -> LocalCluster:
+    """The cluster that runs for `home`. Raises NotFound."""
+    try:
+        cluster = LocalCluster(**json.loads((home / "cluster.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        raise NotFound(f"no cluster runs for {home}; start one with `hapredict up`") from None
+    if not _alive(cluster):
+        raise NotFound(f"the cluster of {home} has ended; start one with `hapredict up`")
+    return cluster
+
+
+def connect(home: Path) -> None:
+    """Join the cluster that runs for `home`, or the one that `ray job submit` put us on.
+
+    Raises NotFound if there is none, ClusterUnavailable if it does not answer.
+    """
+    if ray.is_initialized():
+        return
+    # inside a Ray job the address is given, and the environment comes from the node
+    inside = os.environ.get("RAY_ADDRESS")
+    if inside is None:
+        cluster = find(home)
+        os.environ.update(cluster.environment)
+        inside = cluster.address
+        _read_environment_again()
+    # Serve's flags for throughput break synchronous handles in a driver, except with this one
+    os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
+    # what fails is raised; Ray's and Serve's own chatter is not for users of a command
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        ray.init(address=inside, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    except ConnectionError as error:
+        raise ClusterUnavailable(f"the cluster at {inside} does not answer: {error}") from error
+
+
+def _read_environment_again() -> None:
+    """Make an imported Ray see the variables of `LocalCluster.environment`.
+
+    Ray reads both when it is first imported: whether to use tokens, and whether to turn 127.0.0.1
+    into the host's outer address (where this node does not listen).
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def stop(home: Path) -> bool:
+    """End the cluster of `home` and all its processes; False if none ran."""
+    try:
+        cluster = LocalCluster(**json.loads((home / "cluster.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return False
+    ran = _alive(cluster)
+    _end(cluster)
+    (home / "cluster.json").unlink(missing_ok=True)
+    return ran
+
+
+def _launch(
+    home: Path, num_cpus: int, serve_port: int
+) -> tuple[LocalCluster, "subprocess.Popen[bytes]", Path]:
+    short = hashlib.sha256(f"{home}{time.time_ns()}".encode()).hexdigest()[:6]
+    # sockets lie below it and a socket's path may have 107 characters, so it cannot be in `home`
+    temp_dir = Path(tempfile.gettempdir()) / f"hapredict-{short}"
+    haproxy = temp_dir / "h"  # HAProxy adds 57 characters, and takes 97
+    haproxy.mkdir(parents=True)
+    token = home / "token"
+    if not token.exists():
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+    with _free_ports(13) as ports:
+        http = serve_port or (8000 if _is_free(8000) else ports[12])
+        replicas = _free_range(200)
+        environment = {
+            HOME_VARIABLE: str(home),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: stay on the loopback
+            # importing the runtime env of the driver into each worker takes seconds and brings none
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        }
+        node_environment = {
+            **environment,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+            # one host serves and trains: without this, replicas would run at nice 15 too
+            "RAY_worker_niceness": "0",
+            "RAY_DISABLE_MEMORY_MONITOR": "1",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+            **_serve_flags(haproxy, ports, replicas),
+        }
+        cluster = LocalCluster(
+            home=str(home),
+            pid=0,
+            temp_dir=str(temp_dir),
+            address=f"127.0.0.1:{ports[0]}",
+            dashboard_url=f"http://127.0.0.1:{ports[1]}",
+            serve_url=f"http://127.0.0.1:{http}",
+            environment=environment,
+        )
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        "--node-ip-address=127.0.0.1",
+        f"--port={ports[0]}",
+        f"--dashboard-port={ports[1]}",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-agent-listen-port={ports[2]}",
+        f"--dashboard-agent-grpc-port={ports[3]}",
+        f"--runtime-env-agent-port={ports[4]}",
+        f"--metrics-export-port={ports[5]}",
+        f"--ray-client-server-port={ports[6]}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        f"--num-cpus={num_cpus}",
+        "--num-gpus=0",
+        f"--object-store-memory={400 << 20}",
+        f"--temp-dir={temp_dir}",
+        "--disable-usage-stats",
+    ]
+    log = home / "ray.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            env={**_clean_environment(), **node_environment},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return LocalCluster(**{**asdict(cluster), "pid": process.pid}), process, log
+
+
+def _serve_flags(haproxy: Path, ports: list[int], replicas: tuple[int, int]) -> dict[str, str]:
+    """Serve's data plane: HAProxy in front, requests straight into the replica's event loop.
+
+    A request whose replica died is sent again to another: predictions and labels are idempotent.
+    The second range of replica ports is Serve's gRPC.
+    """
+    middle = (replicas[0] + replicas[1]) // 2
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_RETRY_ON": (
+            "conn-failure empty-response junk-response response-timeout 502 503 504"
+        ),
+        "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # a request can be repeated only if all of it fits
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
+        "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "s"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[7]),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[8]),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[9]),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[10]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(middle - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(middle),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas[1]),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "40",
+    }
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without what another cluster may have left in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+def _answers(cluster: LocalCluster, process: "subprocess.Popen[bytes]", deadline_s: float) -> bool:
+    host, _, port = cluster.address.partition(":")
+    dashboard = int(cluster.dashboard_url.rpartition(":")[2])
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if _accepts(host, int(port)) and _accepts(host, dashboard):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _accepts(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def _alive(cluster: LocalCluster) -> bool:
+    return any(True for _ in _processes(cluster))
+
+
+def _processes(cluster: LocalCluster) -> Iterator[psutil.Process]:
+    """The node's own process and all below it, and whatever names the cluster's folder."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        if process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if any(cluster.temp_dir in part for part in process.info["cmdline"] or ()):
+            found[process.pid] = process
+            with contextlib.suppress(psutil.Error):
+                found |= {child.pid: child for child in process.children(recursive=True)}
+    yield from found.values()
+
+
+def _end(cluster: LocalCluster, grace_s: float = 8) -> None:
+    processes = list(_processes(cluster))
+    for process in processes:
+        if process.pid == cluster.pid:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGTERM)
+    _, left = psutil.wait_procs(processes, timeout=grace_s)
+    left += list(_processes(cluster))
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=grace_s)
+
+
+@contextlib.contextmanager
+def _free_ports(count: int) -> Iterator[list[int]]:
+    """Ports that nobody holds, all different; they stay ours until the block ends."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        yield [held.getsockname()[1] for held in sockets]
+
+
+def _free_range(width: int) -> tuple[int, int]:
+    """First and last of a run of ports below the kernel's own range, away from other clusters."""
+    for first in range(20_000, 32_000, width):
+        if all(_is_free(port) for port in (first, first + 1, first + width // 2)):
+            return first, first + width - 1
+    raise ClusterUnavailable("no run of free ports between 20000 and 32000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False

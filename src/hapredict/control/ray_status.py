@@ -1,0 +1,112 @@
+"""What `hapredict status` and `hapredict check` show: looked up on the live cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from hapredict.control import runs
+from hapredict.control.ray_cluster import controller_status
+from hapredict.control.ray_embedded import find
+from hapredict.control.show import moment
+from hapredict.control.specs import home_store
+from hapredict.data.ray_dataset import add_up, find_files, open_dataset
+from hapredict.data.rows import Survey
+from hapredict.data.schema import infer_schema
+from hapredict.errors import HapredictError, NotFound
+from hapredict.monitoring.ray_monitor import find_monitor
+from hapredict.monitoring.report import MonitorReport
+from hapredict.registry.catalog import Catalog
+from hapredict.serving.ray_serve import replica_states
+from hapredict.spec import Spec
+
+
+def status_of(home: Path, model: str) -> dict[str, Any]:
+    """What serves, what is watched and what control waits for, as JSON values.
+
+    A part that does not answer is named with its error; the others are shown all the same.
+    """
+    store = home_store(home, model)
+    entry = Catalog(store, model).latest()
+    found: dict[str, Any] = {"model": model}
+    try:
+        found["url"] = f"{find(home).serve_url}/{model}"
+    except NotFound as error:
+        found["url"] = str(error)
+    if entry is not None:
+        state = entry.state
+        found["catalog"] = {
+            "sequence": entry.sequence,
+            "stage": state.stage,
+            "champion": state.champion,
+            "challenger": state.challenger,
+            "previous": state.previous,
+            "share": state.share,
+            "since": moment(state.stage_since_s),
+            "paused": state.paused,
+            "frozen": state.frozen,
+            "training": state.training,
+        }
+        if state.training:
+            record = runs.noted(store, model, state.training)
+            if record is not None:
+                found["training"] = {
+                    "doing": record.detail,
+                    "epoch": f"{record.epoch} of {record.epochs}",
+                    "restarts": record.restarts,
+                }
+    found["control"] = _or_error(lambda: controller_status(model))
+    found["replicas"] = _or_error(lambda: replica_states(model))
+    found["monitor"] = _or_error(lambda: _monitor(model))
+    return found
+
+
+def _monitor(model: str) -> dict[str, Any]:
+    report = MonitorReport.from_json(ray.get(find_monitor(model).report.remote(), timeout=10))
+    drift = sorted(report.drift, key=lambda one: -one.log_evidence)[:5]
+    return {
+        "watermark": moment(report.watermark_s or 0.0),
+        "rows": report.rows,
+        "labels_joined": report.labels_joined,
+        "labels_pending": report.labels_pending,
+        "labels_unmatched": report.labels_unmatched,
+        "loss_by_version": {f"v{n}": loss for n, loss in sorted(report.loss_by_version.items())},
+        "alarms": [alarm.reason for alarm in report.alarms],
+        "strongest_drift": [
+            {"feature": one.feature, "effect": one.effect, "log_evidence": one.log_evidence}
+            for one in drift
+        ],
+        "trouble": report.detail,
+    }
+
+
+def _or_error(look: Any) -> Any:
+    try:
+        return look()
+    except (HapredictError, RayError) as error:
+        return {"trouble": str(error).splitlines()[0]}
+
+
+def check_data(spec: Spec, home: Path) -> dict[str, Any]:
+    """What training would make of the data, as JSON values. Raises DataError."""
+    files = find_files(spec.data, home)
+    dataset = open_dataset(files, spec.data)
+    survey: Survey = add_up(dataset, lambda columns: Survey.of(columns, spec.data.target))
+    classes = None if survey.many_classes else survey.classes
+    schema = infer_schema(spec.data, survey.sample, classes)
+    return {
+        "name": spec.name,
+        "files": len(files),
+        "rows": survey.rows,
+        "task": schema.task,
+        "target": schema.target,
+        "classes": {name: survey.classes.get(name, 0) for name in schema.classes},
+        "time": schema.time,
+        "features": {column.name: column.kind for column in schema.features},
+        "left_out": sorted(
+            set(survey.sample)
+            - {column.name for column in schema.features}
+            - {schema.target, schema.time, schema.id}
+        ),
+    }
