@@ -1,0 +1,1 @@
+"""Breaking the live system on purpose, and reporting what users saw."""
