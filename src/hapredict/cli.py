@@ -10,12 +10,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hapredict.errors import Conflict, HapredictError, NotFound
+from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound, Problem, SpecError
 from hapredict.spec import Spec, parse_spec, spec_schema
 
 
@@ -61,11 +62,17 @@ def lines(value: dict[str, Any]) -> str:
 
 
 def _read_spec(path: str) -> Spec:
-    return parse_spec(Path(path).read_text(encoding="utf-8"), where=path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError((Problem(path, f"is not UTF-8 text: {error}"),)) from None
+    return parse_spec(text, where=path)
 
 
 _spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False))
 _model_argument = click.argument("model", required=False)
+_file = click.Path(exists=True, dir_okay=False, allow_dash=True)
+_dry_run = click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
 
 
 @cli.command()
@@ -201,7 +208,9 @@ def models(home: Path, model: str | None, output: str) -> None:
 
 @cli.command()
 @_model_argument
-@click.option("--rows", default="-", help="file with JSON rows, one object or a list [stdin]")
+@click.option(
+    "--rows", type=_file, default="-", help="file with JSON rows, one object or a list [stdin]"
+)
 @click.option("--version", type=int, default=None, help="ask this version")
 @click.option("--url", default=None, help="where the model answers [the local cluster]")
 @click.pass_obj
@@ -210,13 +219,16 @@ def predict(home: Path, model: str | None, rows: str, version: int | None, url: 
     model = _only_model(home, model)
     given = _json_input(rows)
     with _client(home, model, url) as client:
-        answer = client.predict_raw(given if isinstance(given, list) else [given], version=version)
+        answered = client.predict(given if isinstance(given, list) else [given], version=version)
+    answer = {"predictions": [asdict(one) for one in answered]}
     click.echo(json.dumps(answer, indent=1, ensure_ascii=False))
 
 
 @cli.command()
 @_model_argument
-@click.option("--labels", default="-", help='JSON: [{"prediction_id", "label"}, ...] [stdin]')
+@click.option(
+    "--labels", type=_file, default="-", help='JSON: [{"prediction_id", "label"}, ...] [stdin]'
+)
 @click.option("--url", default=None, help="where the model answers [the local cluster]")
 @click.pass_obj
 def feedback(home: Path, model: str | None, labels: str, url: str | None) -> None:
@@ -228,29 +240,32 @@ def feedback(home: Path, model: str | None, labels: str, url: str | None) -> Non
     click.echo(f"{count} labels acknowledged")
 
 
-def _change(verb: str, help_text: str, *, reason_needed: bool = False) -> None:
-    """A command that appends a catalog entry by hand."""
+def _change(verb: str, help_text: str, *options: Any) -> None:
+    """A command that appends a catalog entry by hand. `options`: those besides the common ones."""
 
-    @cli.command(name=verb, help=help_text)
-    @_model_argument
-    @click.option("--reason", required=reason_needed, default="by hand", help="kept in the history")
-    @click.option("--to", type=int, default=None, help="version (rollback only)")
-    @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
     @click.pass_obj
-    def command(home: Path, model: str | None, reason: str, to: int | None, dry_run: bool) -> None:
+    def command(
+        home: Path, model: str | None, reason: str, dry_run: bool, to: int | None = None
+    ) -> None:
         model = _only_model(home, model)
         for _ in range(20):
             try:
                 click.echo(_append(home, model, verb, reason, to, dry_run=dry_run))
                 return
-            except Conflict:  # the controller was faster: look again, for it may forbid this now
+            except (Conflict, LeaseLost):
+                # the controller, or a new one, was faster: look again, for it may forbid this now
                 time.sleep(0.05)
         raise Conflict(f"the catalog of {model!r} changes too fast; try again")
+
+    for option in (*options, _dry_run, _model_argument):
+        command = option(command)
+    cli.command(name=verb, help=help_text)(command)
 
 
 def _append(
     home: Path, model: str, verb: str, reason: str, to: int | None, *, dry_run: bool
 ) -> str:
+    from hapredict.control.show import change_text
     from hapredict.registry import catalog
 
     store = _store(home, model)
@@ -268,9 +283,7 @@ def _append(
         "pause": lambda: catalog.pause(state, reason),
         "resume": lambda: catalog.resume(state),
     }[verb]()
-    said = (
-        f"champion v{state.champion} -> v{changed.champion}, stage {state.stage} -> {changed.stage}"
-    )
+    said = change_text(state, changed)
     if dry_run:
         return f"would change: {said}"
     book.append(
@@ -294,22 +307,36 @@ def _now(home: Path, model: str, last_s: float) -> float:
     return last_s
 
 
-_change("rollback", "Make the previous champion, or version --to, champion again.")
-_change("promote", "Make the challenger champion now.")
-_change("abort", "Drop the challenger.")
-_change("pause", "Stop deciding until `resume`; serving goes on.", reason_needed=True)
-_change("resume", "Lift a pause, a freeze and the count of failed trainings.")
+_reason = click.option("--reason", default="by hand", help="kept in the history")
+_change(
+    "rollback",
+    "Make the previous champion, or version --to, champion again.",
+    click.option("--to", type=int, default=None, help="version [the previous champion]"),
+    _reason,
+)
+_change("promote", "Make the challenger champion now.", _reason)
+_change("abort", "Drop the challenger.", _reason)
+_change(
+    "pause",
+    "Stop deciding until `resume`; serving goes on.",
+    click.option("--reason", required=True, help="kept in the history"),
+)
+_change("resume", "Lift a pause, a freeze and the count of failed trainings.", _reason)
 
 
 @cli.command()
 @_model_argument
-@click.option("--reason", default="by hand", help="kept in the history")
+@_reason
+@_dry_run
 @click.pass_obj
-def retrain(home: Path, model: str | None, reason: str) -> None:
+def retrain(home: Path, model: str | None, reason: str, dry_run: bool) -> None:
     """Ask for a training; the challenger still has to earn its place."""
     from hapredict.control.runs import request_retrain
 
     model = _only_model(home, model)
+    if dry_run:
+        click.echo(f"would ask for a training of {model!r}: {reason}")
+        return
     request_retrain(_store(home, model), model, reason)
     click.echo("asked for; see `hapredict status`")
 
@@ -338,14 +365,19 @@ def _client(home: Path, model: str, url: str | None) -> Any:
     from hapredict.client import Client
 
     if url is None:
-        where = json.loads((home / "cluster.json").read_text())["serve_url"]
+        try:
+            where = json.loads((home / "cluster.json").read_text(encoding="utf-8"))["serve_url"]
+        except (OSError, ValueError, KeyError):
+            raise NotFound(
+                f"no cluster runs for {home}; start one with `hapredict up`, or give --url"
+            ) from None
         url = f"{where}/{model}"
     return Client(url, model)
 
 
 def _json_input(path: str) -> Any:
-    text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
         return json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"{path} is not JSON: {error}") from None

@@ -41,27 +41,31 @@ def labelled_rows(
 ) -> Labelled:
     """The labelled rows of all journal parts up to `positions`, in the order of their time.
 
-    The first label of a prediction counts, as in the monitor. Rows whose id is among `known_ids`
-    are left out: they are in the files already. Raises StoreUnavailable, CorruptBundle.
+    The first label of a prediction counts, as in the monitor: the one that arrived first, whichever
+    replica took it. Rows whose id is among `known_ids` are left out: they are in the files already.
+    A row without an id is never known. Raises StoreUnavailable, CorruptBundle.
     """
-    values: dict[str, float] = {}
+    first: dict[str, tuple[float, float]] = {}
     prefix = labels_prefix(model)
     for source, last in sorted(positions.get("labels", {}).items()):
         for seq in range(1, last + 1):
             for label in decode_labels(store.get(part_path(prefix, source, seq))):
                 try:
-                    values.setdefault(label.id, schema.label_of(label.value))
+                    value = schema.label_of(label.value)
                 except BadRequest:  # counted by the monitor, of no use here
                     continue
+                if label.id not in first or label.at_s < first[label.id][0]:
+                    first[label.id] = (label.at_s, value)
     tables, labels, moments = [], [], []
     prefix = predictions_prefix(model)
     for source, last in sorted(positions.get("predictions", {}).items()):
         for seq in range(1, last + 1):
             part = decode(store.get(part_path(prefix, source, seq)), schema)
-            found = np.array([values.get(name, np.nan) for name in part.ids])
+            found = np.array([first[name][1] if name in first else np.nan for name in part.ids])
             held = ~np.isnan(found)
             if known_ids and schema.id is not None:
-                held &= np.array([name not in known_ids for name in part.table[schema.id]], bool)
+                own = part.table[schema.id]
+                held &= np.array([name is None or name not in known_ids for name in own], bool)
             tables.append(take(_timed(part, schema), held))
             labels.append(found[held])
             moments.append(part.event_s[held])

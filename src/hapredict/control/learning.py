@@ -103,7 +103,7 @@ def judge(
     sane = sanity(schema.task, labels, scores, constant, rows_min=ROWS_MIN)
     if champion_scores is None:
         return sane
-    # a champion that loses to a constant too must not keep a better one out
+    # worse than no model is no model to serve, even where the champion is worse still
     if sane.failed:
         return sane
     return no_harm(schema.task, labels, champion_scores, scores, scale, rows_min=ROWS_MIN)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -25,6 +26,7 @@ from pathlib import Path
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from hapredict.errors import ClusterUnavailable, NotFound
@@ -116,6 +118,8 @@ def connect(home: Path) -> None:
     # what fails is raised; Ray's and Serve's own chatter is not for users of a command
     for name in ("ray", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray prints what befalls any process of the cluster to our standard output, which may be JSON
+    stdout_deduplicator.skip_re = re.compile("")
     try:
         ray.init(address=inside, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     except ConnectionError as error:
@@ -231,6 +235,8 @@ def _serve_flags(haproxy: Path, ports: list[int], replicas: tuple[int, int]) -> 
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # without it, handles do not work in tasks and jobs, which have no event loop
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",

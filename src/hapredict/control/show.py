@@ -19,9 +19,9 @@ class Shown:
         self._console = console or Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # brackets in a sentence are text
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[loss]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -43,20 +43,20 @@ class Shown:
 
     def tell(self, sentence: str, record: Record | None) -> None:
         """Show a sentence, and how far the run is; each new sentence also stays as a line."""
-        loss = ""
+        said = []
         if record is not None and record.validation_loss is not None:
-            loss = f"validation loss {record.validation_loss:.4f}"
+            said.append(f"validation loss {record.validation_loss:.4f}")
         if record is not None and record.restarts:
-            loss += f", {record.restarts} restarts"
+            said.append(f"{record.restarts} restarts")
         self._bar.update(
             self._task,
             description=sentence,
             total=(record.epochs or None) if record else None,
             completed=record.epoch if record else 0,
-            loss=loss,
+            loss=", ".join(said),
         )
         if sentence != self._said:
-            self._console.print(f"  {sentence}", highlight=False)
+            self._console.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
             self._said = sentence
 
 
@@ -92,6 +92,26 @@ def _serving(state: CatalogState) -> str:
     return f"v{state.champion}, v{state.challenger} in {state.stage}{share}"
 
 
+def change_text(before: CatalogState, after: CatalogState) -> str:
+    """What an entry by hand changes, field by field."""
+    changes = [
+        (name.replace("_", " "), getattr(before, name), getattr(after, name))
+        for name in ("champion", "challenger", "stage", "share", "paused", "frozen")
+    ]
+    changes.append(("failed trainings", before.failed_trainings, after.failed_trainings))
+    return ", ".join(
+        f"{name} {_value(name, old)} -> {_value(name, new)}"
+        for name, old, new in changes
+        if old != new
+    )
+
+
+def _value(name: str, value: Any) -> str:
+    if value in ("", None):
+        return "none"
+    return f"v{value}" if name in ("champion", "challenger") else str(value)
+
+
 def versions_text(state: CatalogState) -> str:
     """The published versions: role, age of data, metrics on the hold-out."""
     roles: dict[int | None, str] = {
@@ -112,13 +132,16 @@ def versions_text(state: CatalogState) -> str:
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows of text below a header, columns aligned; the last column is as long as it is."""
+    """Rows of text below a header, columns aligned; the last column is as long as it is.
+
+    Each row is one line, whatever its last cell holds.
+    """
     lines = [header, *rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(header) - 1)]
 
     def aligned(line: tuple[str, ...]) -> str:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        return "  ".join([*cells, line[-1]]).rstrip()
+        return "  ".join([*cells, " ".join(line[-1].split())]).rstrip()
 
     return "\n".join(map(aligned, lines))
 
@@ -137,8 +160,8 @@ def lines(value: dict[str, Any], indent: str = "") -> str:
 
 
 def _flat(value: Any) -> str:
+    if value is None or value in ("", [], {}):
+        return "-"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_flat(item)}" for name, item in value.items())
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "-" if value in ("", None) or value in ([], {}) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

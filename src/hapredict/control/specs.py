@@ -1,6 +1,7 @@
 """Specs in the store, numbered like the catalog: what was asked for, and when it changed."""
 
 from pathlib import Path
+from urllib.parse import unquote
 
 from hapredict.errors import Conflict, NotFound
 from hapredict.registry.store import Store, decode_json, encode_json, open_store
@@ -17,8 +18,14 @@ def store_url(spec: Spec, home: Path) -> str:
 
 
 def train_folder(spec: Spec, home: Path, model: str) -> str:
-    """Where Ray Train keeps checkpoints: beside the store, reachable from every node like it."""
-    return store_url(spec, home).removeprefix("file://").rstrip("/") + f"/train/{model}"
+    """Where Ray Train keeps checkpoints: in the store's folder, reachable from every node like it.
+
+    A plain path where the store is a folder, for a URL would have its letters escaped.
+    """
+    url = store_url(spec, home)
+    if url.startswith("file://"):
+        url = unquote(open_store(url).url.removeprefix("file://"))
+    return f"{url.rstrip('/')}/train/{model}"
 
 
 def write_spec(store: Store, spec: Spec) -> tuple[int, bool]:
@@ -58,10 +65,9 @@ def _path(model: str, number: int) -> str:
 
 
 def remember(home: Path, model: str, url: str) -> None:
-    """Note in `home` where the store of an applied model is."""
-    folder = home / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{model}.json").write_bytes(encode_json({"store": url}))
+    """Note in `home` where the store of an applied model is. Raises StoreUnavailable."""
+    # the store's way of writing files: whole or not at all
+    open_store(str(home / "models")).put(f"{model}.json", encode_json({"store": url}))
 
 
 def applied_models(home: Path) -> list[str]:

@@ -9,6 +9,7 @@ import functools
 import logging
 import operator
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,9 @@ import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
 from pyarrow import csv
+from pyarrow.parquet import read_schema
 
+from hapredict.data.values import lenient_numbers, lenient_texts, lenient_times
 from hapredict.errors import DataError, HapredictError, Problem
 from hapredict.spec import DataSpec
 
@@ -27,13 +30,18 @@ Columns = Mapping[str, NDArray[Any]]
 T = TypeVar("T")
 
 ENDINGS = (".parquet", ".csv")
+PIECE_BYTES = 64 << 20
+"""Of a CSV file whose size is not known, in which the kinds of its columns must show."""
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def find_files(spec: DataSpec, home: Path) -> tuple[str, ...]:
     """The files that `data.sources` names, sorted; relative paths and globs start at `home`.
 
-    URLs (`s3://...`) are passed on as they are. Raises DataError for a source without files and
-    for a file that is neither Parquet nor CSV.
+    A directory means all files below it but those that, or whose folder, begin with "." or "_":
+    what programs leave beside data. As in a shell, `*` matches no "." at the start of a name.
+    URLs (`s3://...`) are passed on as they are. Raises DataError for a source without files, and
+    for a file that is neither Parquet nor CSV or is empty.
     """
     files: list[str] = []
     problems = []
@@ -41,34 +49,55 @@ def find_files(spec: DataSpec, home: Path) -> tuple[str, ...]:
         if "://" in source:
             files.append(source)
             continue
-        found = _local_files(home / source)
+        found = _local_files(home, source)
         if not found:
             problems.append(Problem("data.sources", f"{source!r} matches no file below {home}"))
-        odd = [file for file in found if file.suffix not in ENDINGS]
-        problems += [Problem(str(file), "is neither .parquet nor .csv") for file in odd]
+        for file in found:
+            if file.suffix not in ENDINGS:
+                problems.append(Problem(str(file), "is neither .parquet nor .csv"))
+            elif not file.stat().st_size:
+                what = "is empty (0 bytes), without even a header; write it again, or remove it"
+                problems.append(Problem(str(file), what))
         files += map(str, found)
     if problems:
         raise DataError(tuple(problems))
     return tuple(sorted(dict.fromkeys(files)))
 
 
-def _local_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for ending in ENDINGS for file in path.rglob(f"*{ending}"))
+def _local_files(home: Path, source: str) -> list[Path]:
+    path = home / source
     if path.is_file():
         return [path]
-    parts = path.parts
+    if path.is_dir():
+        found = [file for ending in ENDINGS for file in path.rglob(f"*{ending}")]
+        return sorted(
+            file
+            for file in found
+            if file.is_file() and not _is_hidden(file.relative_to(path), (".", "_"))
+        )
+    # only the source is a pattern: a bracket in the name of home is a bracket
+    parts = Path(source).parts
     first = next((i for i, part in enumerate(parts) if any(c in part for c in "*?[")), None)
     if first is None:
         return []
-    matched = Path(*parts[:first]).glob(str(Path(*parts[first:])))
-    return sorted(file for file in matched if file.is_file())
+    root, pattern = home.joinpath(*parts[:first]), Path(*parts[first:])
+    try:
+        matched = [file for file in root.glob(str(pattern)) if file.is_file()]
+    except ValueError as error:
+        raise DataError((Problem("data.sources", f"{source!r} is no pattern: {error}"),)) from None
+    marks = () if _is_hidden(pattern, (".",)) else (".",)
+    return sorted(file for file in matched if not _is_hidden(file.relative_to(root), marks))
+
+
+def _is_hidden(path: Path, marks: tuple[str, ...]) -> bool:
+    return any(part.startswith(marks) for part in path.parts)
 
 
 def open_dataset(files: Sequence[str], spec: DataSpec) -> ray.data.Dataset:
     """The rows of all files as blocks in the object store.
 
-    Raises DataError if a file cannot be read.
+    Each file may have its own order and kinds of columns. Raises DataError that names the files
+    that cannot be read.
     """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -76,25 +105,65 @@ def open_dataset(files: Sequence[str], spec: DataSpec) -> ray.data.Dataset:
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     # text stays text: inference would take the zeros off "00123"
-    texts = {
-        name: pa.string() for name, kind in spec.columns.items() if kind not in {"number", "time"}
-    }
+    named = {name for name, kind in spec.columns.items() if kind not in {"number", "time"}}
+    texts = dict.fromkeys(named | ({spec.id} if spec.id is not None else set()), pa.string())
     options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
     sets = []
-    tables = [name for name in files if not name.endswith(".csv")]
-    if tables:
-        sets.append(ray.data.read_parquet(tables))
-    # one reader a file: each may have its own order and kinds of columns
-    sets += [
-        ray.data.read_csv([name], convert_options=options)
-        for name in files
-        if name.endswith(".csv")
-    ]
     try:
-        return _ours(lambda: functools.reduce(lambda a, b: a.union(b), sets).materialize())
+        sets += [ray.data.read_parquet(group) for group in _alike(files)]
+        sets += [
+            ray.data.read_csv([name], convert_options=options, read_options=_whole(name))
+            for name in files
+            if name.endswith(".csv")
+        ]
+        return functools.reduce(lambda a, b: a.union(b), sets).materialize()
     except (OSError, ValueError, pa.ArrowException, ray.exceptions.RayError) as error:
-        text = str(error).strip().splitlines()
-        raise DataError(f"the files cannot be read: {text[-1] if text else error!r}") from error
+        faults = [(name, _csv_fault(name, options)) for name in files if _is_local_csv(name)]
+        problems = tuple(Problem(name, fault) for name, fault in faults if fault)
+        told = str(getattr(error, "cause", None) or error).strip() or repr(error)
+        raise DataError(problems or f"the files cannot be read: {told.splitlines()[0]}") from error
+
+
+def _alike(files: Sequence[str]) -> list[list[str]]:
+    """Parquet files in groups with the same columns: a reader expects in all what is in one."""
+    groups: dict[Any, list[str]] = {}
+    problems = []
+    for name in files:
+        if name.endswith(".csv"):
+            continue
+        columns: tuple[Any, ...] = ()
+        if "://" not in name:
+            try:
+                columns = tuple((field.name, str(field.type)) for field in read_schema(name))
+            except (OSError, pa.ArrowException) as error:
+                problems.append(Problem(name, f"is not Parquet: {error}"))
+        groups.setdefault(columns, []).append(name)
+    if problems:
+        raise DataError(tuple(problems))
+    return list(groups.values())
+
+
+def _is_local_csv(name: str) -> bool:
+    return name.endswith(".csv") and "://" not in name
+
+
+def _whole(name: str) -> csv.ReadOptions:
+    """Kinds are inferred from one piece, which a later piece would have to fit: read one piece."""
+    size = Path(name).stat().st_size if _is_local_csv(name) else PIECE_BYTES
+    return csv.ReadOptions(use_threads=False, block_size=min(max(size, 1 << 20), 2**31 - 1))
+
+
+def _csv_fault(name: str, options: csv.ConvertOptions) -> str:
+    """What is wrong with a CSV file; Ray does not pass on what the reader said."""
+    try:
+        reader = csv.open_csv(name, read_options=_whole(name), convert_options=options)
+        for _ in reader:
+            pass
+    except (OSError, pa.ArrowException) as error:
+        return str(error)
+    names = reader.schema.names
+    twice = sorted({column for column in names if names.count(column) > 1})
+    return f"has more than one column named {', '.join(map(repr, twice))}" if twice else ""
 
 
 def with_rows(dataset: ray.data.Dataset, columns: Columns) -> ray.data.Dataset:
@@ -104,18 +173,27 @@ def with_rows(dataset: ray.data.Dataset, columns: Columns) -> ray.data.Dataset:
 
 
 def of_blocks(dataset: ray.data.Dataset, work: Callable[[Columns], T]) -> list[T]:
-    """What `work` returns for each block that has rows, in the order of the data.
+    """What `work` returns for each block that has rows, in the same order each time.
 
     An error that hapredict raised inside `work` is raised here as itself.
     """
 
+    # an error travels as a result: Ray wraps what is raised, and drops what caused it
     def run(frame: pd.DataFrame) -> dict[str, list[bytes]]:
-        return {"result": [pickle.dumps(work(_columns(frame)))]} if len(frame) else {"result": []}
+        if not len(frame):
+            return {"result": []}
+        try:
+            found: Any = work(_columns(frame))
+        except HapredictError as error:
+            found = error
+        return {"result": [pickle.dumps(found)]}
 
-    results = _ours(
-        lambda: dataset.map_batches(run, batch_format="pandas", batch_size=None).take_all()
-    )
-    return [pickle.loads(row["result"]) for row in results]  # noqa: S301 - our own, from our own task
+    rows = dataset.map_batches(run, batch_format="pandas", batch_size=None).take_all()
+    results = [pickle.loads(row["result"]) for row in rows]  # noqa: S301 - our own, from our own task
+    for result in results:
+        if isinstance(result, HapredictError):
+            raise result
+    return results
 
 
 def add_up(dataset: ray.data.Dataset, summarise: Callable[[Columns], T]) -> T:
@@ -128,24 +206,53 @@ def add_up(dataset: ray.data.Dataset, summarise: Callable[[Columns], T]) -> T:
 
 
 def chance_of_rows(columns: Columns) -> NDArray[np.float64]:
-    """float64 [rows] in [0, 1) by the hash of each row's content.
+    """float64 [rows] in [0, 1) by the hash of each row's content, columns in the order given.
 
     For data without a time: the split does not depend on the order of files, and equal rows never
-    fall on both sides of it.
+    fall on both sides of it, even where one file has whole numbers and the other has not.
     """
-    hashes = pd.util.hash_pandas_object(pd.DataFrame(dict(columns)), index=False)
-    chances: NDArray[np.float64] = hashes.to_numpy().astype(np.float64) / 2.0**64
+    total = np.zeros(len(next(iter(columns.values()), ())), np.uint64)
+    for values in columns.values():
+        total = total * np.uint64(0x9E3779B97F4A7C15) + _hashes(values)
+    chances = pd.util.hash_array(total).astype(np.float64) / 2.0**64
     return np.minimum(chances, np.nextafter(1.0, 0.0))
+
+
+def _hashes(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """uint64 [rows]: equal values have equal hashes, in whatever array: "1" is 1 is 1.0."""
+    if values.dtype.kind in "biuf":
+        return _number_hashes(values.astype(np.float64))
+    if values.dtype.kind == "M":
+        return _number_hashes(lenient_times(values)[0])
+    try:
+        codes, unique = pd.factorize(values)
+    except TypeError:  # lists and the like cannot be looked up
+        codes, unique = pd.factorize(np.array([str(value) for value in values], object))
+    numbers, bad = lenient_numbers(unique)
+    hashes = _number_hashes(np.append(numbers, np.nan))  # code -1, missing, is the last one
+    texts = [text or "" for text in lenient_texts(unique[bad])[0]]
+    hashes[:-1][bad] = pd.util.hash_array(np.array(texts, dtype=object), categorize=False)
+    return hashes[codes]
+
+
+def _number_hashes(numbers: NDArray[np.float64]) -> NDArray[np.uint64]:
+    plain = np.where(np.isnan(numbers), np.nan, numbers + 0.0)  # one NaN, one zero
+    hashes: NDArray[np.uint64] = pd.util.hash_array(plain)
+    return hashes.copy()
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
     columns = {}
     for name in frame.columns:
+        if PANDAS_INDEX.fullmatch(str(name)):
+            continue  # row numbers that pandas wrote beside the data
         values = frame[name]
         if isinstance(values.dtype, pd.DatetimeTZDtype):
             values = values.dt.tz_convert("UTC").dt.tz_localize(None)
         elif isinstance(values.dtype, pd.CategoricalDtype):
             values = values.astype(object)
+        elif values.dtype.kind == "m":
+            values = values.dt.total_seconds()
         columns[str(name)] = values.to_numpy()
     return columns
 

@@ -1,5 +1,6 @@
 """Which rows can be learned from, in what order, and how many cannot: nothing is dropped unsaid."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from hapredict.errors import DataError, Problem
 from hapredict.spec import DataSpec
 
 SAMPLE_MAX = 500
-"""Values a column and block that kinds are inferred from."""
+"""Values a column and block, at most, that kinds are inferred from."""
 
 CLASSES_MAX = 10_000
 """Different target values that are counted; a target with more is a number or a mistake."""
@@ -34,11 +35,11 @@ class Survey:
     def of(columns: Mapping[str, NDArray[Any]], target: str) -> "Survey":
         """The survey of one block. Columns [rows]; a block without the target has no classes."""
         texts = lenient_texts(columns[target])[0] if target in columns else np.zeros(0, object)
-        values, counts = np.unique([text for text in texts if text is not None], return_counts=True)
-        many = len(values) > CLASSES_MAX
+        classes = Counter(text for text in texts if text is not None)
+        many = len(classes) > CLASSES_MAX
         return Survey(
             rows=len(next(iter(columns.values()), ())),
-            classes={} if many else dict(zip(map(str, values), map(int, counts), strict=True)),
+            classes={} if many else dict(sorted(classes.items())),
             sample={name: _spread(values) for name, values in columns.items()},
             many_classes=many,
         )
@@ -63,7 +64,7 @@ def _spread(values: NDArray[Any]) -> tuple[Any, ...]:
     if values.dtype.kind == "M":
         values = values.astype("datetime64[us]")  # finer ones would become bare numbers
     present = values[np.array([not is_missing(value) for value in values.tolist()], bool)]
-    return tuple(present[:: max(1, len(present) // SAMPLE_MAX)].tolist())
+    return tuple(present[:: max(1, -(-len(present) // SAMPLE_MAX))].tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,8 @@ def cut(
     """
     ordered = np.sort(order)
     rows = len(ordered)
+    if not rows:
+        raise DataError("no row is left to learn from")
     starts = [
         float(ordered[min(rows - 1, int(rows * (1 - share)))])
         for share in (holdout_share + validation_share, holdout_share)

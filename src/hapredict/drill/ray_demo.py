@@ -182,7 +182,7 @@ class Demo:
             name = (alarm.kind, alarm.feature, report.version)
             if name not in self._alarms:
                 self._alarms.add(name)
-                self.story.evidence.append((date, alarm.reason))
+                self.story.evidence.append((date, alarm))
                 if alarm.kind != "feature drift":
                     say.print(f"  {date}  {alarm.kind}: {alarm.reason}", soft_wrap=True)
 

@@ -43,6 +43,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._owed: list[Answered] = []
         self._lost = 0
+        self._date = ""
 
     def close(self) -> None:
         """Hang up."""
@@ -54,6 +55,7 @@ class Traffic:
 
         `during` is called once in the middle of the requests, from a caller's thread.
         """
+        self._date = day.date
         owed, self._owed = self._owed, []
         middle = len(day.requests) // 2
         jobs = [
@@ -140,5 +142,5 @@ class Traffic:
             if fault:
                 self.counts.failed += 1
                 if len(self.faults) < 10:
-                    self.faults.append(f"{url}: {fault}")
+                    self.faults.append(f"{self._date}, after {took_s:.2f} s: {url}: {fault}")
         return answer

@@ -1,7 +1,7 @@
 """What a replay showed, as text to read and as one HTML file that needs nothing else."""
 
 import html
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,11 @@ from plotly.subplots import make_subplots
 
 from hapredict.control.show import history_text, moment, table
 from hapredict.drill.replay import Answered
+from hapredict.monitoring.report import Alarm
 from hapredict.registry.catalog import Entry
 from hapredict.training.metrics import evaluate
+
+ROWS_MIN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Story:
     history: list[Entry] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
     steps: list[Step] = field(default_factory=list)
-    evidence: list[tuple[str, str]] = field(default_factory=list)
+    evidence: list[tuple[str, Alarm]] = field(default_factory=list)
     """Event date and the monitor's alarm, as each appeared."""
     wall_s: float = 0.0
 
@@ -78,7 +81,8 @@ def months_of(
 ) -> list[Month]:
     """The months of all answers that have a label; `static_scores` [answers] are the first model's.
 
-    Months without both labels are left out, since no AUC exists there.
+    Months with fewer than ROWS_MIN labels, or with one kind of label, are left out: their figures
+    would be noise.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for place, answer in enumerate(answers):
@@ -87,7 +91,7 @@ def months_of(
     found = []
     for month, places in sorted(groups.items()):
         labels = np.array([float(answers[place].row.label) for place in places])
-        if labels.min() == labels.max():
+        if len(labels) < ROWS_MIN or labels.min() == labels.max():
             continue
         live = np.array([[answers[place].score] for place in places])
         static = np.array([[static_scores[place]] for place in places])
@@ -112,7 +116,7 @@ def text(story: Story) -> str:
         history_text(story.history),
         "",
         "Alarms of the monitor",
-        *([f"{date}  {alarm}" for date, alarm in story.evidence] or ["none"]),
+        *_alarms(story.evidence),
         "",
         "The first model alone (static) beside what answered (live), by month",
         table(
@@ -138,6 +142,16 @@ def text(story: Story) -> str:
         f"{story.wall_s:.0f} s in all",
     ]
     return "\n".join(parts)
+
+
+def _alarms(evidence: Sequence[tuple[str, Alarm]]) -> list[str]:
+    """Alarms on scores and losses in words, those on features as numbers."""
+    moved = Counter(alarm.feature for _, alarm in evidence if alarm.kind == "feature drift")
+    lines = [f"{date}  {alarm.reason}" for date, alarm in evidence if not alarm.feature]
+    if moved:
+        listed = ", ".join(f"{name} {count}" for name, count in moved.most_common())
+        lines.append(f"features that moved, and under how many champions: {listed}")
+    return lines or ["none"]
 
 
 def _month_row(month: Month) -> tuple[str, ...]:
@@ -186,7 +200,7 @@ def page(story: Story) -> str:
         for step in story.steps
     )
     alarms = (
-        "".join(f"<li>{date}: {html.escape(alarm)}</li>" for date, alarm in story.evidence)
+        "".join(f"<li>{date}: {html.escape(alarm.reason)}</li>" for date, alarm in story.evidence)
         or "<li>none</li>"
     )
     history = "".join(
