@@ -79,9 +79,9 @@ _dry_run = click.option("--dry-run", is_flag=True, help="say what would change, 
 @click.option(
     "--cpus", default=8, show_default=True, help="logical CPUs: what fits beside each other"
 )
-@click.option("--port", default=0, help="HTTP port [8000, or a free one]")
+@click.option("--port", type=int, default=None, help="HTTP port [8000, or a free one]")
 @click.pass_obj
-def up(home: Path, cpus: int, port: int) -> None:
+def up(home: Path, cpus: int, port: int | None) -> None:
     """Start a Ray cluster on this machine."""
     from hapredict.control.ray_embedded import find, start
 

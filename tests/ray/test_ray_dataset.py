@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from hapredict.data.ray_dataset import (
-    _columns,
     add_up,
     chance_of_rows,
+    columns_of_frame,
     find_files,
     of_blocks,
     open_dataset,
@@ -119,7 +119,7 @@ class TestFindFiles:
 class TestColumns:
     def test_a_moment_keeps_its_place_in_utc(self):
         moments = pd.Series(pd.to_datetime(["2026-01-01T08:00"])).dt.tz_localize("Asia/Shanghai")
-        (column,) = _columns(pd.DataFrame({"at": moments})).values()
+        (column,) = columns_of_frame(pd.DataFrame({"at": moments})).values()
         assert column.dtype.kind == "M"
         assert column[0] == np.datetime64("2026-01-01T00:00")
 
@@ -127,13 +127,13 @@ class TestColumns:
         frame = pd.DataFrame(
             {"性别": pd.Categorical(["女", None]), "took": pd.to_timedelta([90, 1], unit="s")}
         )
-        columns = _columns(frame)
+        columns = columns_of_frame(frame)
         assert columns["性别"].dtype == object
         assert columns["性别"][0] == "女"
         assert columns["took"].tolist() == [90.0, 1.0]
 
     def test_the_index_of_pandas_is_no_column(self):
-        assert list(_columns(pd.DataFrame({"__index_level_0__": [7], "x": [1]}))) == ["x"]
+        assert list(columns_of_frame(pd.DataFrame({"__index_level_0__": [7], "x": [1]}))) == ["x"]
 
 
 VALUES = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "a", "7", "性别"])

@@ -4,6 +4,7 @@ Everything is written to the store first and done by detached actors; whoever ap
 any moment and the rest happens all the same. Applying the same spec again changes nothing.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -16,11 +17,19 @@ from ray import serve
 from hapredict.control import runs
 from hapredict.control.ray_cluster import controller, controller_status
 from hapredict.control.ray_embedded import find
-from hapredict.control.specs import remember, store_url, write_spec
-from hapredict.errors import ClusterUnavailable, GateRefused, NotFound, TimedOut, TrainingFailed
+from hapredict.control.ray_status import check_data
+from hapredict.control.specs import read_spec, remember, store_url, write_spec
+from hapredict.errors import (
+    ClusterUnavailable,
+    Conflict,
+    GateRefused,
+    NotFound,
+    TimedOut,
+    TrainingFailed,
+)
 from hapredict.monitoring.ray_monitor import start_monitor
 from hapredict.registry.bundle import load
-from hapredict.registry.catalog import Catalog, Entry
+from hapredict.registry.catalog import Catalog, Entry, resume
 from hapredict.registry.store import Store, open_store
 from hapredict.serving.ray_serve import deploy, is_deployed, start_serve
 from hapredict.spec import Spec
@@ -59,16 +68,21 @@ def ingress(home: Path) -> tuple[str, int]:
 def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     """Make it so. Returns when the model answers on every replica.
 
-    Raises TrainingFailed or GateRefused if no first model came of it, DataError as found, TimedOut
-    after `wait_s` (everything goes on without us), ClusterUnavailable, StoreUnavailable.
+    Raises DataError before anything is stored or started if the data cannot be learned from,
+    TrainingFailed or GateRefused if no first model came of them, TimedOut after `wait_s`
+    (everything goes on without us), ClusterUnavailable, StoreUnavailable.
     """
     deadline_s = time.monotonic() + wait_s
     url = store_url(spec, home)
     store = open_store(url)
-    number, changed = write_spec(store, spec)
-    remember(home, spec.name, url)
     catalog = Catalog(store, spec.name)
     before = catalog.latest()
+    if before is None or before.state.champion is None or _reads_other_data(store, spec):
+        tell("reading the data", None)
+        check_data(spec, home)
+    number, changed = write_spec(store, spec)
+    remember(home, spec.name, url)
+    before = _begin_again(catalog)
     if changed and number > 1 and before is not None and before.state.champion is not None:
         _retrain_if_learning_changed(store, spec, before)
     tell(f"spec {number} is stored in {url}", None)
@@ -79,7 +93,7 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     if changed or not is_deployed(spec.name):
         tell(f"starting {spec.serving.min_replicas} replicas", None)
         deploy(spec, url, home)
-    record = _first_model(store, catalog, spec, tell, deadline_s, before)
+    record = _first_model(store, catalog, spec, number, tell, deadline_s, before)
     _replicas_ready(spec, deadline_s)
     entry = catalog.latest()
     if entry is None:
@@ -102,28 +116,66 @@ def _retrain_if_learning_changed(store: Store, spec: Spec, entry: Entry) -> None
         runs.request_retrain(store, spec.name, f"the spec changed in {', '.join(changed)}")
 
 
+def _reads_other_data(store: Store, spec: Spec) -> bool:
+    try:
+        return read_spec(store, spec.name).data != spec.data
+    except NotFound:
+        return True
+
+
+def _begin_again(catalog: Catalog) -> Entry | None:
+    """The latest entry; before the first model, one in which earlier failures are forgotten.
+
+    Whoever applies again after them has changed something, or wants to know.
+    """
+    while True:
+        entry = catalog.latest()
+        if entry is None or entry.state.champion is not None or not entry.state.paused:
+            return entry
+        with contextlib.suppress(Conflict):
+            return catalog.append(
+                entry,
+                resume(entry.state),
+                action="Resume",
+                reason="the spec was applied again",
+                at_s=time.time(),
+                event_s=entry.event_s,
+                actor="apply",
+            )
+
+
 def _first_model(
     store: Store,
     catalog: Catalog,
     spec: Spec,
+    number: int,
     tell: Tell,
     deadline_s: float,
     before: Entry | None,
 ) -> runs.Record | None:
     """Wait for a champion; the record of the run that made it, if there was none before."""
-    seen, run = before.sequence if before else 0, ""
+    seen, run = 0, ""
+    if before is not None:
+        if before.state.champion is not None:
+            tell(f"v{before.state.champion} is champion", None)
+            return None
+        seen, run = before.sequence, before.state.training
     while True:
         for entry in catalog.entries(seen):
             seen = entry.sequence
-            if entry.action == "RejectRun" and entry.state.champion is None:
+            state = entry.state
+            if state.champion is not None:
+                record = runs.noted(store, spec.name, run) if run else None
+                tell(f"v{state.champion} is champion", record)
+                return record
+            # a run of an earlier spec says nothing about this one
+            if entry.action == "RejectRun" and runs.asked(store, spec.name, run).spec == number:
                 refused = runs.noted(store, spec.name, run)
                 kind = TrainingFailed if refused is None or refused.verdict is None else GateRefused
                 raise kind(entry.reason)
-            run = entry.state.training or run
-            if entry.state.champion is not None:
-                record = runs.noted(store, spec.name, run) if run and before is None else None
-                tell(f"v{entry.state.champion} is champion", record)
-                return record
+            if state.paused:
+                raise TrainingFailed(f"control of {spec.name!r} is paused: {state.paused}")
+            run = state.training or run
         record = runs.noted(store, spec.name, run) if run else None
         tell(record.detail if record else _leader(spec.name), record)
         _wait(deadline_s, f"the first model of {spec.name!r} is not there yet; it goes on alone")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -33,6 +33,11 @@ from hapredict.errors import ClusterUnavailable, NotFound
 
 HOME_VARIABLE = "HAPREDICT_HOME"
 NAMESPACE = "hapredict"
+STARTED = b"Ray runtime started"
+"""What `ray start` prints when all of the node's own processes run."""
+DEFAULT_PORT = 8000
+BLOCK_PORTS = 240
+NAMED_PORTS = 20
 STARTS_MAX = 3
 """Ray's raylet sometimes misses its own start-up limit on a busy machine."""
 
@@ -40,6 +45,13 @@ STARTS_MAX = 3
 def find_home(given: str | None = None) -> Path:
     """The home: what is given, or `HAPREDICT_HOME`, or `.hapredict` where the caller stands."""
     return Path(given or os.environ.get(HOME_VARIABLE) or ".hapredict").absolute()
+
+
+RETRY_ON = """\
+conn-failure empty-response junk-response response-timeout 502 503 504
+    option http-buffer-request"""
+"""When HAProxy sends a request again. It can only where it holds all of the request before it sends
+any of it; that takes the option, for which Serve's template has no other place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +73,12 @@ class LocalCluster:
 
 
 def start(
-    home: Path, *, num_cpus: int = 8, serve_port: int = 0, start_s: float = 120
+    home: Path, *, num_cpus: int = 8, serve_port: int | None = None, start_s: float = 120
 ) -> LocalCluster:
     """Start a node and wait until it answers. Raises ClusterUnavailable with Ray's last words.
 
     `num_cpus` is logical: how many replicas, workers and tasks fit, not how fast they are.
-    `serve_port` 0 takes 8000, or any free port where 8000 is taken.
+    `serve_port` None takes 8000, or any free port where 8000 is taken; 0 takes any free port.
     """
     with contextlib.suppress(NotFound):
         running = find(home)
@@ -76,7 +88,7 @@ def start(
     home.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, STARTS_MAX + 1):
         cluster, process, log = _launch(home, num_cpus, serve_port)
-        if _answers(cluster, process, time.monotonic() + start_s):
+        if _answers(cluster, process, log, time.monotonic() + start_s):
             (home / "cluster.json").write_text(json.dumps(asdict(cluster), indent=1))
             return cluster
         _end(cluster)
@@ -113,6 +125,8 @@ def connect(home: Path) -> None:
         os.environ.update(cluster.environment)
         inside = cluster.address
         _read_environment_again()
+    # after `ray.shutdown`, threads of Serve handles would start a Ray of their own
+    auto_init_hook.enable_auto_connect = False
     # Serve's flags for throughput break synchronous handles in a driver, except with this one
     os.environ["RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"] = "1"
     # what fails is raised; Ray's and Serve's own chatter is not for users of a command
@@ -150,7 +164,7 @@ def stop(home: Path) -> bool:
 
 
 def _launch(
-    home: Path, num_cpus: int, serve_port: int
+    home: Path, num_cpus: int, serve_port: int | None
 ) -> tuple[LocalCluster, "subprocess.Popen[bytes]", Path]:
     short = hashlib.sha256(f"{home}{time.time_ns()}".encode()).hexdigest()[:6]
     # sockets lie below it and a socket's path may have 107 characters, so it cannot be in `home`
@@ -161,38 +175,40 @@ def _launch(
     if not token.exists():
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
-    with _free_ports(13) as ports:
-        http = serve_port or (8000 if _is_free(8000) else ports[12])
-        replicas = _free_range(200)
-        environment = {
-            HOME_VARIABLE: str(home),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: stay on the loopback
-            # importing the runtime env of the driver into each worker takes seconds and brings none
-            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        }
-        node_environment = {
-            **environment,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-            # one host serves and trains: without this, replicas would run at nice 15 too
-            "RAY_worker_niceness": "0",
-            "RAY_DISABLE_MEMORY_MONITOR": "1",
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "TF_ENABLE_ONEDNN_OPTS": "0",
-            **_serve_flags(haproxy, ports, replicas),
-        }
-        cluster = LocalCluster(
-            home=str(home),
-            pid=0,
-            temp_dir=str(temp_dir),
-            address=f"127.0.0.1:{ports[0]}",
-            dashboard_url=f"http://127.0.0.1:{ports[1]}",
-            serve_url=f"http://127.0.0.1:{http}",
-            environment=environment,
-        )
+    ports = _free_block()
+    if serve_port is None:
+        serve_port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
+    http = serve_port or ports[11]
+    replicas = (ports[NAMED_PORTS], ports[-1])
+    environment = {
+        HOME_VARIABLE: str(home),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's name for: stay on the loopback
+        # importing the runtime env of the driver into each worker takes seconds and brings none
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    }
+    node_environment = {
+        **environment,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+        # one host serves and trains: without this, replicas would run at nice 15 too
+        "RAY_worker_niceness": "0",
+        "RAY_DISABLE_MEMORY_MONITOR": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        **_serve_flags(haproxy, ports, replicas),
+    }
+    cluster = LocalCluster(
+        home=str(home),
+        pid=0,
+        temp_dir=str(temp_dir),
+        address=f"127.0.0.1:{ports[0]}",
+        dashboard_url=f"http://127.0.0.1:{ports[1]}",
+        serve_url=f"http://127.0.0.1:{http}",
+        environment=environment,
+    )
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
@@ -225,7 +241,7 @@ def _launch(
     return LocalCluster(**{**asdict(cluster), "pid": process.pid}), process, log
 
 
-def _serve_flags(haproxy: Path, ports: list[int], replicas: tuple[int, int]) -> dict[str, str]:
+def _serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict[str, str]:
     """Serve's data plane: HAProxy in front, requests straight into the replica's event loop.
 
     A request whose replica died is sent again to another: predictions and labels are idempotent.
@@ -240,9 +256,7 @@ def _serve_flags(haproxy: Path, ports: list[int], replicas: tuple[int, int]) -> 
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_RETRY_ON": (
-            "conn-failure empty-response junk-response response-timeout 502 503 504"
-        ),
+        "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "3",
         # a request can be repeated only if all of it fits
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
@@ -271,11 +285,15 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
-def _answers(cluster: LocalCluster, process: "subprocess.Popen[bytes]", deadline_s: float) -> bool:
+def _answers(
+    cluster: LocalCluster, process: "subprocess.Popen[bytes]", log: Path, deadline_s: float
+) -> bool:
     host, _, port = cluster.address.partition(":")
     dashboard = int(cluster.dashboard_url.rpartition(":")[2])
     while time.monotonic() < deadline_s and process.poll() is None:
-        if _accepts(host, int(port)) and _accepts(host, dashboard):
+        # the ports are open seconds before Ray knows whether its raylet has come up
+        up = STARTED in log.read_bytes()
+        if up and _accepts(host, int(port)) and _accepts(host, dashboard):
             return True
         time.sleep(0.2)
     return False
@@ -318,22 +336,19 @@ def _end(cluster: LocalCluster, grace_s: float = 8) -> None:
     psutil.wait_procs(left, timeout=grace_s)
 
 
-@contextlib.contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
-    """Ports that nobody holds, all different; they stay ours until the block ends."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        yield [held.getsockname()[1] for held in sockets]
+def _free_block() -> range:
+    """Ports in a row that nobody holds: the first NAMED_PORTS for services, the rest for replicas.
 
-
-def _free_range(width: int) -> tuple[int, int]:
-    """First and last of a run of ports below the kernel's own range, away from other clusters."""
-    for first in range(20_000, 32_000, width):
-        if all(_is_free(port) for port in (first, first + 1, first + width // 2)):
-            return first, first + width - 1
-    raise ClusterUnavailable("no run of free ports between 20000 and 32000")
+    They lie below the kernel's own range, from which any connection may take one before its service
+    binds it, and begin anywhere, so that clusters which start together do not meet.
+    """
+    starts = list(range(20_000, 32_000, BLOCK_PORTS))
+    for _ in range(len(starts)):
+        first = starts.pop(secrets.randbelow(len(starts)))
+        block = range(first, first + BLOCK_PORTS)
+        if all(map(_is_free, block)):
+            return block
+    raise ClusterUnavailable(f"no {BLOCK_PORTS} free ports in a row between 20000 and 32000")
 
 
 def _is_free(port: int) -> bool:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 ENDINGS = (".parquet", ".csv")
 PIECE_BYTES = 64 << 20
 """Of a CSV file whose size is not known, in which the kinds of its columns must show."""
+BLOCK_BYTES = 8 << 20
+"""Of files for one block: each costs a task a pass."""
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -103,16 +105,24 @@ def open_dataset(files: Sequence[str], spec: DataSpec) -> ray.data.Dataset:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     # text stays text: inference would take the zeros off "00123"
     named = {name for name, kind in spec.columns.items() if kind not in {"number", "time"}}
     texts = dict.fromkeys(named | ({spec.id} if spec.id is not None else set()), pa.string())
     options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
     sets = []
     try:
-        sets += [ray.data.read_parquet(group) for group in _alike(files)]
         sets += [
-            ray.data.read_csv([name], convert_options=options, read_options=_whole(name))
+            ray.data.read_parquet(group, override_num_blocks=_blocks(group))
+            for group in _alike(files)
+        ]
+        sets += [
+            ray.data.read_csv(
+                [name],
+                convert_options=options,
+                read_options=_whole(name),
+                override_num_blocks=_blocks([name]),
+            )
             for name in files
             if name.endswith(".csv")
         ]
@@ -141,6 +151,13 @@ def _alike(files: Sequence[str]) -> list[list[str]]:
     if problems:
         raise DataError(tuple(problems))
     return list(groups.values())
+
+
+def _blocks(files: Sequence[str]) -> int | None:
+    """Blocks for local files, which Ray would cut to bits; None leaves remote ones to Ray."""
+    if any("://" in name for name in files):
+        return None
+    return max(1, sum(Path(name).stat().st_size for name in files) // BLOCK_BYTES)
 
 
 def _is_local_csv(name: str) -> bool:
@@ -183,7 +200,7 @@ def of_blocks(dataset: ray.data.Dataset, work: Callable[[Columns], T]) -> list[T
         if not len(frame):
             return {"result": []}
         try:
-            found: Any = work(_columns(frame))
+            found: Any = work(columns_of_frame(frame))
         except HapredictError as error:
             found = error
         return {"result": [pickle.dumps(found)]}
@@ -241,7 +258,8 @@ def _number_hashes(numbers: NDArray[np.float64]) -> NDArray[np.uint64]:
     return hashes.copy()
 
 
-def _columns(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
+def columns_of_frame(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """The frame as arrays by name, in forms that `hapredict.data.values` reads."""
     columns = {}
     for name in frame.columns:
         if PANDAS_INDEX.fullmatch(str(name)):
@@ -255,16 +273,3 @@ def _columns(frame: pd.DataFrame) -> dict[str, NDArray[Any]]:
             values = values.dt.total_seconds()
         columns[str(name)] = values.to_numpy()
     return columns
-
-
-def _ours(call: Callable[[], T]) -> T:
-    """The call; an error of ours that Ray wrapped on its way is unwrapped."""
-    try:
-        return call()
-    except Exception as error:
-        link: BaseException | None = error
-        while link is not None:
-            if isinstance(link, HapredictError):
-                raise link from None
-            link = getattr(link, "cause", None) or link.__cause__
-        raise

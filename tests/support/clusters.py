@@ -1,0 +1,188 @@
+"""Fixtures on a real cluster: one cluster a session, and one small model that serves on it.
+
+Each conftest that imports them makes fixtures of its own, so what they share is kept with the
+session: the first that asks starts it, and it ends with the session.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from hapredict.control.specs import home_store
+from hapredict.monitoring.report import MonitorReport
+from hapredict.registry.catalog import Catalog
+from hapredict.spec import Spec
+from tests.support.people import people, sent, small_spec, write
+
+CPUS = 16
+"""Logical: how many replicas, workers and tasks fit beside each other."""
+
+MODEL = "orders"
+APPLY_S = 180
+
+WAIT_S = 60
+"""For what takes a second on a quiet machine."""
+
+_SHARED = pytest.StashKey[dict]()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that was applied and answers."""
+
+    url: str
+    spec: Spec
+    home: Path
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def predict_url(self) -> str:
+        return f"{self.url}/v1/models/{self.name}:predict"
+
+    @property
+    def feedback_url(self) -> str:
+        return f"{self.url}/v1/models/{self.name}:feedback"
+
+    @property
+    def store(self):
+        return home_store(self.home, self.name)
+
+    @property
+    def catalog(self):
+        return Catalog(self.store, self.name)
+
+    @property
+    def state(self):
+        return self.catalog.latest().state
+
+    def predict(self, rows):
+        """The predictions for rows of `people`, by HTTP."""
+        answer = post(self.predict_url, {"instances": [sent(row) for row in rows]})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["predictions"]
+
+    def feedback(self, predictions, rows):
+        """Send the truth about rows that were predicted; the number of acknowledged labels."""
+        labels = [
+            {"prediction_id": one["prediction_id"], "label": row["bad"]}
+            for one, row in zip(predictions, rows, strict=True)
+        ]
+        answer = post(self.feedback_url, {"labels": labels})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["acknowledged"]
+
+    def report(self):
+        """What the monitor knows now."""
+        import ray
+
+        from hapredict.monitoring.ray_monitor import find_monitor
+
+        return MonitorReport.from_json(ray.get(find_monitor(self.name).report.remote(), timeout=30))
+
+    def controller(self):
+        """What the controller says of itself."""
+        from hapredict.control.ray_cluster import controller_status
+
+        return controller_status(self.name)
+
+    def pids(self):
+        """The processes of the replicas, as the operating system knows them."""
+        from hapredict.control.ray_embedded import find
+
+        title = f"ray::ServeReplica:{self.name}:"
+        return {
+            process.pid
+            for process in psutil.Process(find(self.home).pid).children(recursive=True)
+            if title in " ".join(_command_line(process))
+        }
+
+
+def _command_line(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return ()
+
+
+def post(url, body):
+    """POST JSON, or bytes as they are."""
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    return httpx.post(url, **content, timeout=30, trust_env=False)
+
+
+def eventually(look, wanted=bool, *, wait_s=WAIT_S, pause_s=0.1, during=()):
+    """What `look` returns as soon as it is `wanted`; errors of the kinds `during` count as not yet.
+
+    Fails after `wait_s`.
+    """
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            found = look()
+            if wanted(found):
+                return found
+        except during as error:
+            found = error
+        assert time.monotonic() < deadline_s, f"still {found!r} after {wait_s} s"
+        time.sleep(pause_s)
+
+
+def _shared(request, name, make):
+    held = request.config.stash.setdefault(_SHARED, {})
+    if name not in held:
+        held[name] = make()
+    return held[name]
+
+
+@pytest.fixture(scope="session")
+def cluster(request, tmp_path_factory):
+    """The `LocalCluster` of the session; this process is connected to it."""
+
+    def make():
+        from hapredict.control import ray_embedded
+
+        before = dict(os.environ)
+
+        def end():
+            import ray
+
+            ray.shutdown()
+            ray_embedded.stop(home)
+            os.environ.clear()
+            os.environ.update(before)
+
+        home = tmp_path_factory.mktemp("home")
+        request.config.add_cleanup(end)
+        started = ray_embedded.start(home, num_cpus=CPUS)
+        ray_embedded.connect(home)
+        return started
+
+    return _shared(request, "cluster", make)
+
+
+@pytest.fixture(scope="session")
+def model(request, cluster):
+    """A small model that two replicas serve; its state is that of whoever came before."""
+
+    def make():
+        home = Path(cluster.home)
+        source = write(home / "data" / "orders.csv", people(1500))
+        return serve_model(small_spec(MODEL, source), home)
+
+    return _shared(request, "model", make)
+
+
+def serve_model(spec, home):
+    """Apply a spec and wait until its replicas answer."""
+    from hapredict.control.ray_apply import apply
+
+    applied = apply(spec, home, lambda *_: None, wait_s=APPLY_S)
+    return Served(applied.url, spec, home)

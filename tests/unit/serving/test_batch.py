@@ -1,0 +1,113 @@
+"""Answers to the rows of a file: as live, whatever the task, and said in columns."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hapredict.errors import DataError, GateRefused, NotFound, UnknownName
+from hapredict.registry.catalog import Catalog, CatalogState
+from hapredict.registry.store import open_store
+from hapredict.serving.answers import scores_and_decisions
+from hapredict.serving.batch import (
+    UNREADABLE,
+    Predicted,
+    answer_columns,
+    chosen_version,
+    names_of,
+)
+from hapredict.serving.engine import load_version
+from tests.support.bundles import MODEL, columns_of, publish_linear, schema_of
+
+TASKS = {
+    "binary": schema_of(),
+    "multiclass": schema_of(("a", "b", "c"), "multiclass"),
+    "regression": schema_of((), "regression"),
+}
+
+
+@pytest.fixture
+def store(request):
+    return open_store(f"memory://{request.node.name}")
+
+
+class Live:
+    """What protocols read of a live answer."""
+
+    def __init__(self, schema, scores, threshold):
+        self.schema, self.scores, self.threshold = schema, scores, threshold
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scores_and_decisions_are_those_of_a_live_answer(store, task):
+    schema = TASKS[task]
+    loaded = load_version(store, MODEL, publish_linear(store, schema=schema))
+    columns = columns_of(60, seed=3)
+    scores = loaded.scores(schema.table(columns))
+    # a threshold that one of the rows meets exactly
+    threshold = float(scores[7, 0])
+    found = answer_columns(loaded, columns, threshold)
+    _, decisions = scores_and_decisions(Live(schema, scores, threshold))
+    *names, decision, version = names_of(schema)
+    np.testing.assert_array_equal(np.stack([found[name] for name in names], axis=1), scores)
+    assert found[decision].tolist() == decisions
+    assert set(found[version].tolist()) == {1}
+    assert not found[UNREADABLE].any()
+
+
+def test_a_threshold_between_two_float32_numbers_decides_as_live(store):
+    schema = TASKS["binary"]
+    loaded = load_version(store, MODEL, publish_linear(store))
+    columns = columns_of(5, seed=4)
+    scores = loaded.scores(schema.table(columns))
+    threshold = float(scores[2, 0]) + 1e-10
+    _, decisions = scores_and_decisions(Live(schema, scores, threshold))
+    assert answer_columns(loaded, columns, threshold)["decision"].tolist() == decisions
+
+
+def test_a_value_that_cannot_be_read_counts_as_missing_and_is_told(store):
+    loaded = load_version(store, MODEL, publish_linear(store))
+    columns = {name: np.array(values, object) for name, values in columns_of(6, seed=5).items()}
+    missing = {**columns, "distance": columns["distance"].copy()}
+    missing["distance"][1] = None
+    columns["distance"][1] = "far"
+    found, expected = (answer_columns(loaded, given, 0.5) for given in (columns, missing))
+    assert found[UNREADABLE].tolist() == [False, True, False, False, False, False]
+    np.testing.assert_array_equal(found["score"], expected["score"])
+
+
+def test_several_classes_have_a_score_each():
+    assert names_of(TASKS["multiclass"]) == (
+        "score_a",
+        "score_b",
+        "score_c",
+        "decision",
+        "model_version",
+    )
+
+
+@pytest.mark.parametrize("extra", ["score", "decision", UNREADABLE])
+def test_an_id_with_the_name_of_an_answer_is_refused(extra):
+    with pytest.raises(DataError, match=extra):
+        names_of(replace(TASKS["binary"], id=extra))
+
+
+def test_the_champion_answers_unless_a_version_is_named(store):
+    with pytest.raises(NotFound, match="no champion"):
+        chosen_version(CatalogState(MODEL), None)
+    first, second = publish_linear(store), publish_linear(store, bias=1.0)
+    state = Catalog(store, MODEL).latest().state
+    assert chosen_version(state, None) == first
+    assert chosen_version(state, 2) == second
+    with pytest.raises(UnknownName, match="known: 1, 2"):
+        chosen_version(state, 3)
+    with pytest.raises(GateRefused, match="it is broken"):
+        chosen_version(replace(state, refused={2: "it is broken"}), 2)
+
+
+def test_the_sentence_says_how_many_how_fast_and_what_could_not_be_read():
+    done = Predicted("orders", 3, rows=2000, unreadable=7, seconds=0.5, output="out")
+    assert done.sentence() == (
+        "2,000 rows answered by v3 of 'orders' in 0.5 s (4,000 rows/s); 7 of them have unreadable "
+        "values, taken as missing"
+    )
