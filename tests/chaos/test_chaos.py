@@ -135,7 +135,6 @@ def test_killed_replicas_cost_no_request_and_are_replaced(model):
             wait_for_replicas(model.name, 2, WAIT_S)
             load.more(100)
     assert load.faults == []
-    assert load.worst_s < 10
     # the last instants of a killed process are lost to the monitor, what it had spooled is not
     eventually(lambda: model.report().rows - rows, lambda seen: seen >= 3 * load.answered - 300)
 

@@ -15,6 +15,8 @@ from hapredict.client import Client
 from tests.support.clusters import Served, eventually, post, serve_model
 from tests.support.people import people, sent
 
+pytestmark = pytest.mark.timeout(400)  # the first one waits for the cluster and for a training
+
 ROWS = people(8, seed=1)
 HAPREDICT = Path(sys.executable).parent / "hapredict"
 FOREIGN = ("libtensorflow", "/tensorflow/", "/keras/", "/jaxlib/")

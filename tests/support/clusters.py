@@ -152,9 +152,7 @@ def cluster(request, tmp_path_factory):
         before = dict(os.environ)
 
         def end():
-            import ray
-
-            ray.shutdown()
+            ray_embedded.disconnect()
             ray_embedded.stop(home)
             os.environ.clear()
             os.environ.update(before)

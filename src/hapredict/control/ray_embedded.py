@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -140,6 +141,13 @@ def connect(home: Path) -> None:
         raise ClusterUnavailable(f"the cluster at {inside} does not answer: {error}") from error
 
 
+def disconnect() -> None:
+    """Leave the cluster that `connect` joined; it runs on."""
+    # threads of Serve handles outlive the connection, and would complain until the process ends
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
+    ray.shutdown()
+
+
 def _read_environment_again() -> None:
     """Make an imported Ray see the variables of `LocalCluster.environment`.
 
@@ -159,6 +167,7 @@ def stop(home: Path) -> bool:
         return False
     ran = _alive(cluster)
     _end(cluster)
+    shutil.rmtree(cluster.temp_dir, ignore_errors=True)
     (home / "cluster.json").unlink(missing_ok=True)
     return ran
 

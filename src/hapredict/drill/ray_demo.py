@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pandas as pd
-import ray
 from ray import serve
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -80,7 +79,7 @@ class Demo:
                 traffic.close()
             self._finish(applied, traffic, time.monotonic() - began_s)
         finally:
-            ray.shutdown()
+            ray_embedded.disconnect()
             if not keep:
                 ray_embedded.stop(self.home)
         return self.story
