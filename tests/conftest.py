@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis.internal.charmap import charmap
 
 HERE = Path(__file__).parent
 CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -37,6 +38,12 @@ def folder_of(item: pytest.Item) -> str:
         return "docs"
     parts = item.path.relative_to(HERE).parts
     return parts[0] if len(parts) > 1 else ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unicode_table() -> None:
+    """Hypothesis builds it on first use, which would count against whatever test comes first."""
+    charmap()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
