@@ -18,6 +18,12 @@ from tests.support.control import at, shadowing, steady
 ODD = "</script><b>坏</b> & 'more'"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _plotly():
+    """Loads its templates with the first figure, which would count against one test."""
+    page(Story("warm"))
+
+
 def answers(labels, month="2013-03", score=0.5, version=1):
     return [
         Answered(Row({}, label, 0.0), f"p{place}", score, version, "champion", month)
