@@ -15,12 +15,11 @@ from typing import Any
 from ray import serve
 
 from hapredict.control import runs
-from hapredict.control.ray_cluster import controller, controller_status
+from hapredict.control.ray_cluster import controller, controller_reason
 from hapredict.control.ray_embedded import find
 from hapredict.control.ray_status import check_data
 from hapredict.control.specs import read_spec, remember, store_url, write_spec
 from hapredict.errors import (
-    ClusterUnavailable,
     Conflict,
     GateRefused,
     NotFound,
@@ -177,15 +176,8 @@ def _first_model(
                 raise TrainingFailed(f"control of {spec.name!r} is paused: {state.paused}")
             run = state.training or run
         record = runs.noted(store, spec.name, run) if run else None
-        tell(record.detail if record else _leader(spec.name), record)
+        tell(record.detail if record else controller_reason(spec.name), record)
         _wait(deadline_s, f"the first model of {spec.name!r} is not there yet; it goes on alone")
-
-
-def _leader(model: str) -> str:
-    try:
-        return str(controller_status(model)["reason"])
-    except (ClusterUnavailable, NotFound) as error:
-        return str(error)
 
 
 def _replicas_ready(spec: Spec, deadline_s: float) -> None:

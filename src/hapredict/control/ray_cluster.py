@@ -57,6 +57,7 @@ class RayCluster:
         self._catalog = Catalog(store, model)
         self._spec: tuple[int, Spec] | None = None
         self._report: MonitorReport | None = None
+        self._monitor: Any = None
 
     def spec(self) -> Spec:
         """What was applied last. Raises NotFound, StoreUnavailable."""
@@ -87,10 +88,14 @@ class RayCluster:
 
         Raises ClusterUnavailable.
         """
-        monitor = start_monitor(self.model, self._store.url)
+        # a handle outlives restarts of its actor; making one anew sends the class to Ray each time
+        monitor = self._monitor or start_monitor(self.model, self._store.url)
+        self._monitor = None
         if wake:
             _answer(monitor.folded.remote({}), "the monitor")
-        return MonitorReport.from_json(_answer(monitor.report.remote(), "the monitor"))
+        report = MonitorReport.from_json(_answer(monitor.report.remote(), "the monitor"))
+        self._monitor = monitor
+        return report
 
     def append(
         self,
@@ -321,6 +326,14 @@ def controller(model: str, store_url: str, home: Path) -> Any:
         lifetime="detached",
         get_if_exists=True,
     ).remote(model, store_url, str(home))
+
+
+def controller_reason(model: str) -> str:
+    """What the controller of a model did last and why, or why nobody can say."""
+    try:
+        return str(controller_status(model)["reason"])
+    except (ClusterUnavailable, NotFound) as error:
+        return str(error)
 
 
 def controller_status(model: str) -> dict[str, Any]:

@@ -33,10 +33,11 @@ from hapredict.data.ray_dataset import (
     find_files,
     of_blocks,
     open_dataset,
+    survey,
     with_rows,
 )
-from hapredict.data.rows import RowCounts, Survey, cut, usable
-from hapredict.data.schema import Schema, Table, infer_schema, take
+from hapredict.data.rows import RowCounts, cut, usable
+from hapredict.data.schema import Schema, Table, take
 from hapredict.data.values import lenient_texts
 from hapredict.errors import DataError, HapredictError, TemporaryError
 from hapredict.features.plan import FeaturePlan
@@ -195,10 +196,7 @@ class Run:
             # what a column is does not change with each new batch of data
             kinds = {column.name: column.kind for column in champion.schema.features}
             spec = spec.model_copy(update={"columns": {**kinds, **spec.columns}})
-        target = spec.target
-        survey: Survey = add_up(dataset, lambda columns: Survey.of(columns, target))
-        classes = None if survey.many_classes else survey.classes
-        schema = infer_schema(spec, survey.sample, classes)
+        _, schema = survey(dataset, spec)
         read = functools.partial(_usable_rows, schema=schema, spec=spec)
         found = of_blocks(dataset, lambda columns: read(columns)[2:])
         counts = sum((counts for _, counts in found), RowCounts())

@@ -8,9 +8,9 @@ import time
 
 from hapredict.control import runs
 from hapredict.control.ray_apply import LOOK_S, Tell
-from hapredict.control.ray_cluster import controller_status
+from hapredict.control.ray_cluster import controller_reason, controller_status
 from hapredict.control.specs import latest_spec
-from hapredict.errors import ClusterUnavailable, GateRefused, NotFound, TimedOut, TrainingFailed
+from hapredict.errors import GateRefused, NotFound, TimedOut, TrainingFailed
 from hapredict.registry.catalog import Catalog, Entry
 from hapredict.registry.store import Store
 from hapredict.training.metrics import summary
@@ -45,7 +45,7 @@ def retrain(store: Store, model: str, reason: str, tell: Tell, *, wait_s: float)
         if began and not store.exists(runs.retrain_path(model)):
             return _ended(store, catalog, model, began, tell, deadline_s)
         _check_not_paused(catalog.latest(), model)
-        why = _leader(model)
+        why = controller_reason(model)
         tell(why, None)
         if time.monotonic() > deadline_s:
             raise TimedOut(f"the training has not begun yet: {why}; the wish stays")
@@ -87,10 +87,3 @@ def _check_not_paused(entry: Entry | None, model: str) -> None:
             f"control of {model!r} is paused ({entry.state.paused}) and starts no training; "
             f"`hapredict resume {model}` lifts it"
         )
-
-
-def _leader(model: str) -> str:
-    try:
-        return str(controller_status(model)["reason"])
-    except ClusterUnavailable as error:
-        return str(error)

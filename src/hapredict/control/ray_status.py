@@ -11,9 +11,7 @@ from hapredict.control.ray_cluster import controller_status
 from hapredict.control.ray_embedded import find
 from hapredict.control.show import moment
 from hapredict.control.specs import home_store
-from hapredict.data.ray_dataset import add_up, find_files, open_dataset
-from hapredict.data.rows import Survey
-from hapredict.data.schema import infer_schema
+from hapredict.data.ray_dataset import find_files, open_dataset, survey
 from hapredict.errors import HapredictError, NotFound
 from hapredict.monitoring.ray_monitor import find_monitor
 from hapredict.monitoring.report import MonitorReport
@@ -92,20 +90,18 @@ def check_data(spec: Spec, home: Path) -> dict[str, Any]:
     """What training would make of the data, as JSON values. Raises DataError."""
     files = find_files(spec.data, home)
     dataset = open_dataset(files, spec.data)
-    survey: Survey = add_up(dataset, lambda columns: Survey.of(columns, spec.data.target))
-    classes = None if survey.many_classes else survey.classes
-    schema = infer_schema(spec.data, survey.sample, classes)
+    found, schema = survey(dataset, spec.data)
     return {
         "name": spec.name,
         "files": len(files),
-        "rows": survey.rows,
+        "rows": found.rows,
         "task": schema.task,
         "target": schema.target,
-        "classes": {name: survey.classes.get(name, 0) for name in schema.classes},
+        "classes": {name: found.classes.get(name, 0) for name in schema.classes},
         "time": schema.time,
         "features": {column.name: column.kind for column in schema.features},
         "left_out": sorted(
-            set(survey.sample)
+            set(found.sample)
             - {column.name for column in schema.features}
             - {schema.target, schema.time, schema.id}
         ),

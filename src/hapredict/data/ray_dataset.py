@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from pyarrow import csv
 from pyarrow.parquet import read_schema
 
+from hapredict.data.rows import Survey
+from hapredict.data.schema import Schema, infer_schema
 from hapredict.data.values import lenient_numbers, lenient_texts, lenient_times
 from hapredict.errors import DataError, HapredictError, Problem
 from hapredict.spec import DataSpec
@@ -220,6 +222,14 @@ def add_up(dataset: ray.data.Dataset, summarise: Callable[[Columns], T]) -> T:
         raise DataError("the data have no rows")
     total: T = functools.reduce(operator.add, parts)
     return total
+
+
+def survey(dataset: ray.data.Dataset, spec: DataSpec) -> tuple[Survey, Schema]:
+    """What the blocks hold, and the schema of it. Raises DataError that lists every fault."""
+    target = spec.target
+    found: Survey = add_up(dataset, lambda columns: Survey.of(columns, target))
+    classes = None if found.many_classes else found.classes
+    return found, infer_schema(spec, found.sample, classes)
 
 
 def chance_of_rows(columns: Columns) -> NDArray[np.float64]:
