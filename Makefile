@@ -3,12 +3,13 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 DONE := $(VENV)/.installed
+BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-train clean
 
 help: ## what each target does
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 install: $(DONE) ## the virtual environment .venv, from pinned versions
 
@@ -48,12 +49,23 @@ check: $(DONE) ## lint, format, types, floors
 bench: $(DONE) ## every script in benchmarks/, one after another
 	@set -eu; found=; \
 	for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || continue; \
+	  case $$script in *'*.py'|*/train_*) continue;; esac; \
 	  found=yes; echo "== $$script"; $(PY) "$$script"; \
 	done; \
 	[ -n "$$found" ] || echo "benchmarks/ holds no script"
 
+# The peers live apart: they are heavy and disagree about versions. --no-deps leaves out the GPU
+# parts of PyTorch that it starts without; the others it cannot be loaded without, GPU or not.
+$(BENCH)/.installed: constraints-bench.txt $(DONE)
+	@set -eu; rm -rf $(BENCH); $(PY) -m venv $(BENCH); \
+	echo "Installing the peers into $(BENCH): about 5 GB, mostly PyTorch; some minutes, once."; \
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<; \
+	touch $@
+
+bench-train: $(BENCH)/.installed ## training speed against PyTorch, JAX and others (ROUNDS=5)
+	$(PY) benchmarks/train_speed.py
+
 clean: ## back to a fresh clone; hapredict's home .hapredict, which holds models, stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
+	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
 	rm -rf src/hapredict.egg-info
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +

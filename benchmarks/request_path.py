@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from hapredict.control.learning import Prepared, golden, golden_rows, reference
-from hapredict.data.schema import Column, Schema, columns_of
-from hapredict.features.plan import FeaturePlan
+from hapredict.control.learning import golden, golden_rows, reference
+from hapredict.data.schema import Column, Schema, columns_of, take
+from hapredict.features.plan import FeaturePlan, count_bins
 from hapredict.features.stats import TableStats
 from hapredict.registry import bundle
 from hapredict.registry.catalog import Catalog, CatalogState, Version, publish
@@ -31,9 +31,10 @@ from hapredict.serving.asgi import App
 from hapredict.serving.engine import OnnxEngine
 from hapredict.serving.replica import Replica
 from hapredict.spec import build_spec
-from hapredict.training.keras_export import export
+from hapredict.training.export import export
+from hapredict.training.feed import Resident
 from hapredict.training.keras_fit import fit
-from hapredict.training.network import NetworkShape
+from hapredict.training.network import Examples, NetworkShape
 
 ROUNDS, CALLS = 15, 200
 NUMBERS = tuple(f"n{place}" for place in range(8))
@@ -107,15 +108,20 @@ def _serve(columns: dict[str, Any], labels: Any) -> tuple[Replica, Schema, Featu
     spec = build_spec({"name": "bench", "data": {"sources": ["none"], "target": "y"}})
     table, _ = schema.frame(columns)
     plan = FeaturePlan.from_stats(TableStats.of(table, schema), schema, spec.features)
-    order = np.arange(len(labels), dtype=np.float64)
-    prepared = Prepared.of(table, labels, order, plan, held_from=3600)
-    train, validation, held, held_table = prepared.parts(3200, 3600)
+    matrices = plan.apply(table)
+    examples = Examples(matrices.numbers, matrices.categories, labels.astype(np.float32))
+    train, validation, held = (
+        examples.take(slice(*part)) for part in ((0, 3200), (3200, 3600), (3600, None))
+    )
+    held_table = take(table, np.arange(3600, len(labels)))
     shape = NetworkShape.of(plan, schema, train.labels)
     training = spec.training.model_copy(update={"epochs_max": 1})
-    fitted = fit(shape, training, train, validation, on_epoch=lambda _: None)
-    exported = export(shape, training, fitted.weights, held)
+    feed = Resident(train, training.shuffle_rows)
+    fitted = fit(shape, training, feed, validation, on_epoch=lambda _: None)
+    exported = export(shape, training, fitted.weights, held, validation)
     engine = OnnxEngine(exported.onnx, numbers=16, categories=6, outputs=1)
     scores = engine.scores(plan.apply(held_table))
+    bins = count_bins(plan.bins(table), plan.bin_totals)
     few = golden_rows(schema, held_table)
     store = open_store("memory://bench")
     digest = bundle.publish(
@@ -124,9 +130,10 @@ def _serve(columns: dict[str, Any], labels: Any) -> tuple[Replica, Schema, Featu
         spec=spec,
         schema=schema,
         plan=plan,
-        reference=reference(schema, prepared.bins, len(labels), held.labels, scores, None),
+        reference=reference(schema, bins, len(labels), held.labels, scores, None),
         network_onnx=exported.onnx,
-        network_keras=exported.keras,
+        source=exported.source,
+        source_name=exported.source_name,
         golden=golden(few, engine.scores(plan.apply(few))),
         metrics={},
         card={},

@@ -3,7 +3,8 @@
     ray job submit --working-dir . -- python jobs/train.py examples/flight_delay.yaml
 
 It learns by the spec that was applied last; the new version still has to prove itself on live
-traffic. 1: it failed. 4: it did not end in time, and goes on alone.
+traffic. 1: it failed. 4: it did not end in time, and goes on alone. `ray job stop` ends the
+training; the same job takes it up from its last checkpoint.
 """
 
 import argparse
@@ -23,6 +24,7 @@ def main() -> int:
     try:
         home, store, model = ray_job.store_of(options.spec)
         ray_job.join(home)
+        ray_job.stop_like_ctrl_c()
         from hapredict.control.ray_retrain import retrain
 
         with ray_job.progress() as tell:
@@ -30,6 +32,9 @@ def main() -> int:
     except HapredictError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("cancelled; the same job goes on from the last checkpoint", file=sys.stderr)
+        return 130
     print(f"{record.run}: {record.detail}")
     print(f"verdict: {record.verdict.outcome}: {record.verdict.reason}")
     return 0

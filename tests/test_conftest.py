@@ -47,6 +47,12 @@ def test_a_skipped_test_fails_integration_and_nothing_else(tmp_path):
     assert "with CI=true each must run" in printed
 
 
+def test_a_test_that_needs_a_gpu_may_be_skipped(tmp_path):
+    without = SKIPPED.replace("ip\n", 'ip(reason="no GPU here")\n')
+    planted = {"unit/test_x.py": without}
+    assert run(tmp_path, planted, CI="true")[0] == 0
+
+
 def test_a_unit_test_that_computes_for_long_fails_and_others_may(tmp_path):
     code, printed = run(tmp_path, {"unit/test_x.py": BUSY, "ray/test_x.py": BUSY})
     assert code == 1

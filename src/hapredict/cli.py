@@ -9,15 +9,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound, Problem, SpecError
-from hapredict.spec import Spec, parse_spec, spec_schema
+from hapredict.cli_base import json_option, read_spec, show, spec_argument
+from hapredict.cli_learn import tune
+from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
+from hapredict.spec import spec_schema
 
 
 class _Cli(click.Group):
@@ -41,19 +42,6 @@ def cli(ctx: click.Context, home: str | None) -> None:
     ctx.obj = path
 
 
-def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "-o", "output", type=click.Choice(["text", "json"]), default="text", help="form of output"
-    )(command)
-
-
-def _show(output: str, value: Any, text: Callable[[], str]) -> None:
-    if output == "json":
-        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-    else:
-        click.echo(text())
-
-
 def lines(value: dict[str, Any]) -> str:
     """A JSON object as indented lines."""
     from hapredict.control.show import lines as shown
@@ -61,15 +49,6 @@ def lines(value: dict[str, Any]) -> str:
     return shown(value)
 
 
-def _read_spec(path: str) -> Spec:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError((Problem(path, f"is not UTF-8 text: {error}"),)) from None
-    return parse_spec(text, where=path)
-
-
-_spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False))
 _model_argument = click.argument("model", required=False)
 _file = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _dry_run = click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
@@ -115,40 +94,39 @@ def schema() -> None:
 @cli.command()
 def families() -> None:
     """List the model families that `training.family` can name."""
-    from hapredict.training.keras_families import FAMILIES
+    from hapredict.training.families import FAMILIES
 
     for name in FAMILIES:
-        lines = (FAMILIES.find(name).__doc__ or "").strip().splitlines()
-        click.echo(f"{name:12} {lines[0] if lines else ''}")
+        click.echo(f"{name:12} {FAMILIES.find(name).about}")
 
 
 @cli.command()
-@_spec_argument
+@spec_argument
 @click.option("--data/--no-data", default=True, help="read the data too, on the cluster")
-@_json_option
+@json_option
 @click.pass_obj
 def check(home: Path, spec: str, data: bool, output: str) -> None:
     """Check a spec and its data; say what would be trained."""
-    parsed = _read_spec(spec)
+    parsed = read_spec(spec)
     if not data:
-        _show(output, {"name": parsed.name, "ok": True}, lambda: f"{spec} describes a model")
+        show(output, {"name": parsed.name, "ok": True}, lambda: f"{spec} describes a model")
         return
     from hapredict.control.ray_embedded import connect
     from hapredict.control.ray_status import check_data
 
     connect(home)
     found = check_data(parsed, home)
-    _show(output, found, lambda: lines(found))
+    show(output, found, lambda: lines(found))
 
 
 @cli.command()
-@_spec_argument
+@spec_argument
 @click.option("--timeout", "timeout_s", default=900.0, show_default=True, help="seconds to wait")
-@_json_option
+@json_option
 @click.pass_obj
 def apply(home: Path, spec: str, timeout_s: float, output: str) -> None:
     """Train if needed, deploy, watch and lead what a spec describes."""
-    parsed = _read_spec(spec)
+    parsed = read_spec(spec)
     from hapredict.control.ray_apply import apply as apply_spec
     from hapredict.control.ray_embedded import connect
     from hapredict.control.show import Shown
@@ -158,12 +136,12 @@ def apply(home: Path, spec: str, timeout_s: float, output: str) -> None:
         done = apply_spec(parsed, home, shown_now.tell, wait_s=timeout_s)
     state = done.entry.state
     shown = {"model": done.model, "url": done.url, "champion": state.champion, "stage": state.stage}
-    _show(output, shown, lambda: lines({**shown, "predict": f"hapredict predict {done.model} ..."}))
+    show(output, shown, lambda: lines({**shown, "predict": f"hapredict predict {done.model} ..."}))
 
 
 @cli.command()
 @_model_argument
-@_json_option
+@json_option
 @click.pass_obj
 def status(home: Path, model: str | None, output: str) -> None:
     """Show what serves, what is watched, and what control waits for."""
@@ -172,12 +150,12 @@ def status(home: Path, model: str | None, output: str) -> None:
 
     connect(home)
     found = status_of(home, _only_model(home, model))
-    _show(output, found, lambda: lines(found))
+    show(output, found, lambda: lines(found))
 
 
 @cli.command()
 @_model_argument
-@_json_option
+@json_option
 @click.pass_obj
 def history(home: Path, model: str | None, output: str) -> None:
     """Show what served when, and why: every entry of the catalog."""
@@ -186,12 +164,12 @@ def history(home: Path, model: str | None, output: str) -> None:
 
     model = _only_model(home, model)
     entries = Catalog(_store(home, model), model).entries()
-    _show(output, [entry.to_json() for entry in entries], lambda: history_text(entries))
+    show(output, [entry.to_json() for entry in entries], lambda: history_text(entries))
 
 
 @cli.command()
 @_model_argument
-@_json_option
+@json_option
 @click.pass_obj
 def models(home: Path, model: str | None, output: str) -> None:
     """Show the published versions of a model and their metrics on the hold-out."""
@@ -203,7 +181,7 @@ def models(home: Path, model: str | None, output: str) -> None:
     if entry is None:
         raise NotFound(f"model {model!r} has no version yet")
     versions = entry.state.to_json()["versions"]
-    _show(output, versions, lambda: versions_text(entry.state))
+    show(output, versions, lambda: versions_text(entry.state))
 
 
 @cli.command()
@@ -341,6 +319,27 @@ def retrain(home: Path, model: str | None, reason: str, dry_run: bool) -> None:
     click.echo("asked for; see `hapredict status`")
 
 
+@cli.command()
+@_model_argument
+@click.option("--reason", default="asked for at the command line", help="kept with the run")
+@_dry_run
+@click.pass_obj
+def cancel(home: Path, model: str | None, reason: str, dry_run: bool) -> None:
+    """End the training in progress; the same one asked for again goes on where it stopped."""
+    from hapredict.control.ray_retrain import cancel as end
+    from hapredict.registry.catalog import Catalog
+
+    model = _only_model(home, model)
+    store = _store(home, model)
+    if dry_run:
+        entry = Catalog(store, model).latest()
+        run = entry.state.training if entry is not None else ""
+        click.echo(f"would end {run}" if run else f"no training of {model!r} is in progress")
+        return
+    what = end(store, model, reason)
+    click.echo(f"cancelled: {what}" if what else f"no training of {model!r} is in progress")
+
+
 def _store(home: Path, model: str) -> Any:
     """The store of a model that was applied from this home."""
     from hapredict.control.specs import home_store
@@ -381,6 +380,9 @@ def _json_input(path: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"{path} is not JSON: {error}") from None
+
+
+cli.add_command(tune)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ HapredictError
     |-- CorruptBundle         a bundle's bytes differ from what was published
     |-- LeaseLost             somebody else controls the model now
     |-- TrainingFailed        training ended without a model
+    |   `-- TrainingCancelled it was asked to; the same run can go on later
     `-- GateRefused           a model exists, and a check forbids its use
 
 Errors cross processes by pickling, so each keeps its fields in ``args`` and makes its sentence
@@ -183,6 +184,10 @@ class LeaseLost(PermanentError):
 
 class TrainingFailed(PermanentError):
     """Training ended without a usable network."""
+
+
+class TrainingCancelled(TrainingFailed):
+    """Somebody asked for the training to end; its last checkpoint stays."""
 
 
 class GateRefused(PermanentError):

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from hapredict.control import runs
-from hapredict.control.ray_learn import learner
+from hapredict.control.ray_learner import learner
 from hapredict.drill.ray_faults import wait_for_replicas
 from hapredict.errors import ClusterUnavailable
 from hapredict.monitoring.ray_monitor import find_monitor

@@ -22,6 +22,7 @@ TASKS = {
     "multiclass": ("a", "ß", "客服"),
     "regression": (),
 }
+EXTRAS = ((), ("uncertainty",), ("q0.1", "q0.5", "q0.9"), ("q0.1", "q0.9", "uncertainty"))
 NO_REQUESTS = [
     b"",
     b" ",
@@ -101,12 +102,22 @@ def test_a_request_arrives_as_it_was_sent(protocol, data):
 
 
 @settings(max_examples=20)
-@given(rows=st.integers(1, 5))
-def test_an_answer_arrives_as_it_was_given(protocol, schema, rows):
-    answer = answer_of(schema, rows, version=7)
+@given(rows=st.integers(1, 5), extra_names=st.sampled_from(EXTRAS))
+def test_an_answer_arrives_as_it_was_given(protocol, schema, rows, extra_names):
+    answer = answer_of(schema, rows, version=7, extra_names=extra_names)
     reply = protocol.decode_response(protocol.encode_response(answer, Request({}, rows)))
-    assert [asdict(row) for row in reply.predictions] == predictions(answer)
+    arrived = [asdict(row) for row in reply.predictions]
+    present = [{name: said for name, said in row.items() if said is not None} for row in arrived]
+    assert present == predictions(answer)
     assert (reply.model_name, reply.model_version) == (answer.model, 7)
+
+
+def test_what_a_model_does_not_say_costs_no_byte(protocol, schema):
+    bare = protocol.encode_response(answer_of(schema), Request({}, 3))
+    said = protocol.encode_response(answer_of(schema, extra_names=EXTRAS[-1]), Request({}, 3))
+    for word in (b"uncertainty", b"quantiles", b"0.9", b"null"):
+        assert word not in bare
+        assert (word in said) == (word != b"null" or protocol.path.startswith("/v2"))
 
 
 @pytest.mark.parametrize("body", NO_REQUESTS, ids=lambda body: body[:60].decode("latin-1"))
@@ -131,7 +142,8 @@ def test_a_damaged_request_raises_bad_request_or_nothing(protocol, seed):
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_answer_raises_bad_request_or_nothing(protocol, schema, seed):
     chance = random.Random(seed)
-    body = protocol.encode_response(answer_of(schema), Request({}, 3))
+    answer = answer_of(schema, extra_names=chance.choice(EXTRAS))
+    body = protocol.encode_response(answer, Request({}, 3))
     for _ in range(30):
         with suppress(BadRequest):  # and nothing else
             protocol.decode_response(_damaged(body, chance))

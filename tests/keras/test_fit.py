@@ -1,6 +1,7 @@
 """Fitting alone and as one of several, stopping and going on."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hapredict.errors import TrainingFailed
-from hapredict.training.fitted import unpack_arrays
-from hapredict.training.keras_export import keras_scores
-from hapredict.training.keras_families import build
-from hapredict.training.keras_fit import fit, load_weights, plan_batches
+from hapredict.training.feed import Resident
+from hapredict.training.finish import Finish
+from hapredict.training.fitted import State, pack_arrays, unpack_arrays
+from hapredict.training.keras_export import logits
+from hapredict.training.keras_fit import fit, plan_batches
 from hapredict.training.metrics import constant_scores, evaluate, losses
 from hapredict.training.network import Examples
 from tests.support.learnable import SPEC, learnable, split
@@ -20,7 +22,8 @@ from tests.support.learnable import SPEC, learnable, split
 
 def fitted(shape, spec, train, validation, **more):
     reports = []
-    found = fit(shape, spec, train, validation, on_epoch=reports.append, **more)
+    feed = Resident(train, spec.shuffle_rows)
+    found = fit(shape, spec, feed, validation, on_epoch=reports.append, **more)
     return found, reports
 
 
@@ -91,9 +94,7 @@ def test_a_fit_learns_more_than_the_constant(task):
     shape, examples = learnable(task, 2000)
     train, validation = split(examples)
     found, reports = fitted(shape, SPEC.model_copy(update={"epochs_max": 12}), train, validation)
-    model = build(shape, SPEC)
-    load_weights(model, found.weights)
-    scores = keras_scores(model, shape, validation)
+    scores = Finish().scores(shape, logits(shape, SPEC, found.weights, validation))
     base = constant_scores(task, train.labels, validation.rows, shape.outputs)
     scale = shape.label_scale * 4
     learned = losses(task, validation.labels, scores, scale).mean()
@@ -160,6 +161,97 @@ def test_a_loss_that_is_no_number_ends_the_fit_with_advice():
     shape, examples = learnable("regression")
     spec = SPEC.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingFailed, match="learning_rate"):
+        fitted(shape, spec, *split(examples))
+
+
+def test_a_loss_that_explodes_late_leaves_the_best_weights_and_says_at_which_step():
+    shape, examples = learnable("regression", 600)
+    train, validation = split(examples)
+    calm, reports = fitted(shape, SPEC, train, validation)
+    labels = train.labels.copy()
+    labels[7] = np.inf
+    poisoned = Examples(train.numbers, train.categories, labels)
+    found, _ = fitted(shape, SPEC, poisoned, validation, resume=reports[1].checkpoint)
+    assert found.weights == pack_arrays(State.from_bytes(reports[1].checkpoint).best)
+    assert "of epoch 3" in found.notes[0]
+    assert "row 7 (label inf" in found.notes[0]
+    assert calm.notes == ()
+
+
+def test_a_batch_in_two_halves_is_the_same_batch():
+    shape, examples = learnable(rows=701)
+    train, validation = split(examples)
+    spec = SPEC.model_copy(update={"dropout": 0.0})
+    whole, _ = fitted(shape, spec, train, validation)
+    halves, _ = fitted(shape, spec, train, validation, micro_batches=2)
+    assert largest_difference(whole, halves) < 1e-5
+
+
+def test_halves_of_a_batch_drop_different_units_and_the_same_ones_again():
+    shape, examples = learnable(rows=701)
+    parts = (shape, SPEC, *split(examples))
+    whole, _ = fitted(*parts)
+    halves, _ = fitted(*parts, micro_batches=2)
+    again, _ = fitted(*parts, micro_batches=2)
+    assert halves.weights == again.weights != whole.weights
+
+
+def test_data_of_several_windows_are_learned_from_whole_and_resume():
+    shape, examples = learnable(rows=11_000)
+    train, validation = split(examples)
+    spec = SPEC.model_copy(update={"shuffle_rows": 5000, "epochs_max": 2})
+    found, reports = fitted(shape, spec, train, validation)
+    resumed, _ = fitted(shape, spec, train, validation, resume=reports[0].checkpoint)
+    assert resumed.weights == found.weights
+    one_window, _ = fitted(
+        shape, spec.model_copy(update={"shuffle_rows": 1_000_000}), train, validation
+    )
+    assert found.weights != one_window.weights
+    assert abs(found.history[-1].loss - one_window.history[-1].loss) < 0.05
+
+
+def test_a_class_that_weighs_more_is_answered_more_often():
+    shape, examples = learnable(rows=2000)
+    train, validation = split(examples)
+    spec = SPEC.model_copy(update={"epochs_max": 12})
+    even, _ = fitted(shape, spec, train, validation)
+    heavy = replace(shape, class_weights=(0.4, 4.0))
+    leaning, _ = fitted(heavy, spec, train, validation)
+
+    def mean(found):
+        return logits(shape, spec, found.weights, validation).mean()
+
+    # ten times the weight is a shift of the logit by log 10 at most
+    assert 1.0 < mean(leaning) - mean(even) < 4.0
+
+
+def test_quantiles_are_above_as_many_labels_as_they_say():
+    shape, examples = learnable("regression", 6000)
+    train, validation = split(examples)
+    shape = replace(shape, outputs=3, quantiles=(0.1, 0.5, 0.9))
+    spec = SPEC.model_copy(update={"epochs_max": 40, "dropout": 0.0})
+    found, _ = fitted(shape, spec, train, validation)
+    raw = logits(shape, spec, found.weights, validation)
+    standard = (validation.labels - shape.label_mean) / shape.label_scale
+    below = (standard[:, None] <= raw).mean(axis=0)
+    np.testing.assert_allclose(below, shape.quantiles, atol=0.08)
+
+
+def test_half_precision_learns_as_well():
+    shape, examples = learnable(rows=4000)
+    train, validation = split(examples)
+    spec = SPEC.model_copy(update={"epochs_max": 12})
+    exact, _ = fitted(shape, spec, train, validation)
+    half, _ = fitted(shape, spec.model_copy(update={"precision": "bfloat16"}), train, validation)
+    assert half.weights != exact.weights
+    best = [min(line.validation_loss for line in found.history) for found in (exact, half)]
+    assert best[1] == pytest.approx(best[0], abs=0.01)
+
+
+def test_weights_under_a_constraint_are_refused():
+    shape, examples = learnable()
+    spec = SPEC.model_copy(update={"family": "tests.support.families:bounded"})
+    with pytest.raises(TrainingFailed, match="use a penalty"):
         fitted(shape, spec, *split(examples))
 
 

@@ -9,7 +9,7 @@ from hapredict.control.ray_cluster import controller
 from hapredict.drill.ray_traffic import Traffic
 from hapredict.drill.replay import Row, plan
 from hapredict.errors import TrainingFailed
-from hapredict.spec import DAY_S
+from hapredict.sections import DAY_S
 from tests.support.clusters import Served, eventually, serve_model
 from tests.support.people import START_S, people, sent, small_spec, write
 

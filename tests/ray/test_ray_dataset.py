@@ -24,7 +24,7 @@ from hapredict.data.ray_dataset import (
 from hapredict.data.rows import Survey
 from hapredict.data.schema import infer_schema
 from hapredict.errors import DataError, Problem
-from hapredict.spec import DataSpec
+from hapredict.sections import DataSpec
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ publish_linear(store, weights={"distance": 2.0}) # version 2, published, not yet
 change(store, catalog.shadow, 2, 10.0)           # what control would append
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -96,11 +97,13 @@ def linear_network(
     schema: Schema,
     weights: Mapping[str, float] | None = None,
     bias: float = 0.0,
+    extras: Sequence[str] = (),
 ) -> bytes:
     """ONNX: sigmoid, softmax or identity of a weighted sum; the default weight is 1 a feature.
 
     A scaled number counts as it is; a category's levels count -1, 0 and 1 by turns. A bias of NaN
-    makes a network whose every score is NaN.
+    makes a network whose every score is NaN. The extras, by name, are the first output's sum times
+    1, 2, 3...
     """
     weights = weights or {}
     outputs = schema.outputs
@@ -137,14 +140,27 @@ def linear_network(
         helper.make_node("Sum", terms, ["logits"]),
         helper.make_node(last, ["logits"], ["scores"]),
     ]
+    told = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", outputs])]
+    if extras:
+        tensors["first"] = np.array([0], np.int64)
+        tensors["times"] = np.arange(1, len(extras) + 1, dtype=np.float32)
+        nodes += [
+            helper.make_node("Gather", ["logits", "first"], ["sum"], axis=1),
+            helper.make_node("Mul", ["sum", "times"], ["extras"]),
+        ]
+        told.append(
+            helper.make_tensor_value_info("extras", TensorProto.FLOAT, ["rows", len(extras)])
+        )
     graph = helper.make_graph(
         nodes,
         "linear",
         inputs,
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", outputs])],
+        told,
         [numpy_helper.from_array(values, name) for name, values in tensors.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if extras:
+        helper.set_model_props(model, {"extras": json.dumps(list(extras))})
     return model.SerializeToString()
 
 
@@ -157,6 +173,7 @@ def publish_linear(
     table: Table | None = None,
     weights: Mapping[str, float] | None = None,
     bias: float = 0.0,
+    extras: Sequence[str] = (),
     version: int | None = None,
     network: bytes | None = None,
     golden_off: float = 0.0,
@@ -175,7 +192,7 @@ def publish_linear(
     schema = schema or schema_of()
     table = table if table is not None else table_of(200, seed=99, schema=schema)
     plan = plan_of(schema, table, spec)
-    linear = linear_network(plan, schema, weights, bias)
+    linear = linear_network(plan, schema, weights, bias, extras)
     engine = OnnxEngine(
         linear,
         numbers=2 * len(schema.numbers),
@@ -192,7 +209,8 @@ def publish_linear(
         plan=plan,
         reference=_reference(plan, schema, table, np.nan_to_num(scores)),
         network_onnx=linear if network is None else network,
-        network_keras=b"not used by serving",
+        source=b"not used by serving",
+        source_name="network.keras",
         golden=Golden(
             {column.name: golden[column.name].tolist() for column in schema.features},
             (np.nan_to_num(scores[:8]) + golden_off).tolist(),

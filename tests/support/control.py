@@ -10,7 +10,7 @@ from hapredict.control.decide import decide
 from hapredict.monitoring.report import Alarm, MonitorReport, Paired
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
-from hapredict.spec import DAY_S, ControlSpec
+from hapredict.sections import DAY_S, ControlSpec
 from hapredict.training.metrics import Verdict
 
 START_S = 1_362_096_000.0  # 2013-03-01

@@ -39,3 +39,13 @@ def misnamed(shape, spec):
 def broken(shape, spec):
     """Fails while it is built."""
     raise RuntimeError("this family\nis broken")
+
+
+def bounded(shape, spec):
+    """Holds a weight that must not leave its bounds."""
+    numbers = keras.Input((2 * len(shape.edges),), name="numbers")
+    categories = keras.Input((len(shape.levels),), dtype="int32", name="categories")
+    looked_up = layers.Flatten()(layers.Embedding(99, 2)(categories))
+    x = layers.Concatenate()([numbers, looked_up])
+    dense = layers.Dense(shape.outputs, kernel_constraint=keras.constraints.NonNeg())
+    return keras.Model([numbers, categories], dense(x))

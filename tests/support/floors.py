@@ -18,6 +18,7 @@ PACKAGE = "hapredict"
 ORDER = (
     "errors",
     "plugins",
+    "sections",
     "spec",
     "data",
     "features",
@@ -28,6 +29,8 @@ ORDER = (
     "monitoring",
     "control",
     "drill",
+    "cli_base",
+    "cli_learn",
     "cli",
 )
 LINES_MAX = 400
@@ -196,7 +199,7 @@ def _inside(source: Source, target: str) -> str:
             "argument, or move the shared part left"
         )
     edge = next((p for p in ("ray_", "keras_") if parts[-1].startswith(p)), "")
-    if source.stage == "cli" or not edge or source.prefix in {edge, "ray_"}:
+    if source.stage.startswith("cli") or not edge or source.prefix in {edge, "ray_"}:
         return ""
     kind = f"a {source.prefix} edge" if source.prefix else "plain"
     return f"is {kind}, but imports the edge {target}; take it as an argument"

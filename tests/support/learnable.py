@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from hapredict.spec import TrainingSpec
+from hapredict.sections import TrainingSpec
 from hapredict.training.network import Examples, NetworkShape
 
 LEVELS = (5, 40)
 """Codes of the two categories: one small enough for one-hot, one that is embedded."""
 
-SPEC = TrainingSpec(hidden=(16,), epochs_max=4, batch_rows=128, dropout=0.2, seed=3)
+SPEC = TrainingSpec(
+    hidden=(16,), epochs_max=4, batch_rows=128, learning_rate=2e-3, dropout=0.2, seed=3, workers=1
+)
 
 
 def learnable(task="binary", rows=1000, numbers=3, categories=2, seed=0):

@@ -15,6 +15,7 @@ from hapredict.features.plan import count_bins
 from hapredict.monitoring.champion import View
 from hapredict.registry.bundle import Bundle, Reference, score_bin
 from hapredict.registry.catalog import CatalogState, Version, publish
+from hapredict.sections import DAY_S
 from hapredict.serving.journal import (
     Label,
     PredictionPart,
@@ -25,7 +26,6 @@ from hapredict.serving.journal import (
     part_path,
     predictions_prefix,
 )
-from hapredict.spec import DAY_S
 from tests.support.bundles import MODEL, START_S, plan_of, schema_of, spec_of, table_of
 
 SCORE_EDGES = (0.25, 0.5, 0.75)
@@ -59,7 +59,8 @@ def bundle_of(
             rows=1600,
         ),
         network_onnx=b"",
-        network_keras=b"",
+        source=b"",
+        source_name="network.keras",
         golden=None,
         metrics={},
         card={},

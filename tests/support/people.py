@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from hapredict.spec import DAY_S, build_spec
+from hapredict.sections import DAY_S
+from hapredict.spec import build_spec
 
 START_S = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 CITIES = ("Zürich", "北京", "Lyon")
@@ -59,7 +60,7 @@ def small_spec(name, source, **sections):
     """A spec that trains in seconds; `sections` overrule single keys."""
     raw = {
         "data": {"sources": [str(source)], "target": "bad", "time": "time", "id": "order"},
-        "training": {"epochs_max": 3, "hidden": [16], "batch_rows": 64, "learning_rate": 0.02},
+        "training": {"epochs_max": 30, "hidden": [16], "batch_rows": 64, "learning_rate": 0.01},
         "serving": {"max_replicas": 2, "num_cpus": 0.5, "catalog_poll_s": 0.2},
         "monitoring": {"report_s": 0.2},
         "control": {"tick_s": 0.2, "lease_s": 4},

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hapredict.data.schema import Schema, Table, rows_of
 from hapredict.errors import TemporaryError, UnknownName
 from hapredict.serving.asgi import App
+from hapredict.serving.decisions import Rule
 from hapredict.serving.journal import Label
 from hapredict.spec import Spec
 from tests.support.bundles import MODEL, schema_of, spec_of
@@ -23,31 +24,46 @@ class FakeAnswer:
 
     model: str
     schema: Schema
-    threshold: float
+    rule: Rule
     ids: tuple[str, ...]
     versions: NDArray[np.int64]
     served_by: tuple[str, ...]
     scores: NDArray[np.float32]
+    extras: NDArray[np.float32] | None = None
+    extra_names: tuple[str, ...] = ()
 
 
 def answer_of(
-    schema: Schema, rows: int = 3, *, version: int = 1, stem: str = "p", threshold: float = 0.5
+    schema: Schema,
+    rows: int = 3,
+    *,
+    version: int = 1,
+    stem: str = "p",
+    rule: Rule | None = None,
+    extra_names: tuple[str, ...] = (),
 ) -> FakeAnswer:
-    """Scores that differ from row to row and are probabilities where the task wants them."""
+    """Scores that differ from row to row and are probabilities where the task wants them.
+
+    Of three rows with extras, one says nothing beside its score.
+    """
     steps = np.arange(rows * schema.outputs, dtype=np.float32).reshape(rows, schema.outputs)
     scores = (0.13 + 0.37 * steps) % 1
     if schema.task == "multiclass":
         scores /= scores.sum(axis=1, keepdims=True)
     if schema.task == "regression":
         scores = 100 * scores - 50
+    extras = np.arange(rows * len(extra_names), dtype=np.float32).reshape(rows, -1) / 8
+    extras[1::3] = np.nan
     return FakeAnswer(
         MODEL,
         schema,
-        threshold,
+        rule or Rule(),
         tuple(f"{stem}-{row}" for row in range(rows)),
         np.full(rows, version, np.int64),
         ("champion",) * rows,
         scores.astype(np.float32),
+        extras if extra_names else None,
+        extra_names,
     )
 
 
@@ -59,6 +75,7 @@ class FakeReplica:
     schema: Schema = field(default_factory=schema_of)
     model: str = MODEL
     model_version: int = 1
+    extras: tuple[str, ...] = ()
     ready: bool = True
     trouble: str = ""
     faults: dict[str, Exception] = field(default_factory=dict)
@@ -76,7 +93,11 @@ class FakeReplica:
             raise UnknownName("loaded version", str(version), ("1", "2"))
         self.calls += 1
         return answer_of(
-            self.schema, rows_of(table), version=version or 1, stem=f"call{self.calls}"
+            self.schema,
+            rows_of(table),
+            version=version or 1,
+            stem=f"call{self.calls}",
+            extra_names=self.extras,
         )
 
     def after(self, answer: FakeAnswer) -> None:
@@ -113,7 +134,7 @@ def not_ready() -> FakeReplica:
 
 class _NotReady(FakeReplica):
     def __getattribute__(self, name: str) -> Any:
-        if name in ("spec", "schema", "model_version"):
+        if name in ("spec", "schema", "model_version", "extras"):
             raise TemporaryError("model 'orders' has no version in service yet; try later")
         return super().__getattribute__(name)
 

@@ -16,7 +16,7 @@ from typing import Literal
 from hapredict.monitoring.report import MonitorReport
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
-from hapredict.spec import DAY_S, ControlSpec
+from hapredict.sections import DAY_S, ControlSpec
 from hapredict.training.metrics import Verdict
 
 
@@ -36,6 +36,8 @@ class RunStatus:
     retry: bool = False
     """The failure was not the training's own (a lost node, a store that did not answer): the same
     run may be started again."""
+    cancelled: bool = False
+    """Somebody wanted it to end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,8 @@ def _ended_run(seen: Snapshot) -> Action | None:
     if run.state == "running" or (run.state == "failed" and run.retry):
         return None
     if run.state == "failed":
-        return RejectRun(reason=f"{run.run} failed: {run.reason}", failed=True)
+        # a person's will says nothing about the training
+        return RejectRun(reason=f"{run.run} failed: {run.reason}", failed=not run.cancelled)
     if run.version is None or run.verdict is None:
         what = "a model" if run.version is None else "a verdict of the offline gates"
         return RejectRun(reason=f"{run.run} ended without {what}", failed=True)

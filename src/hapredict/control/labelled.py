@@ -31,19 +31,24 @@ class Labelled:
     event_s: NDArray[np.float64]
     """[rows]: when they were asked for, on the model's clock."""
 
+    def without(self, column: str, known: Collection[str]) -> "Labelled":
+        """The rows whose id, in this column, is not known. A row without an id is never known."""
+        kept = np.array(
+            [name is None or name not in known for name in self.table[column].tolist()], bool
+        )
+        return Labelled(take(self.table, kept), self.labels[kept], self.event_s[kept])
+
 
 def labelled_rows(
     store: Store,
     model: str,
     schema: Schema,
     positions: Mapping[str, Mapping[str, int]],
-    known_ids: Collection[str] = (),
 ) -> Labelled:
     """The labelled rows of all journal parts up to `positions`, in the order of their time.
 
     The first label of a prediction counts, as in the monitor: the one that arrived first, whichever
-    replica took it. Rows whose id is among `known_ids` are left out: they are in the files already.
-    A row without an id is never known. Raises StoreUnavailable, CorruptBundle.
+    replica took it. Raises StoreUnavailable, CorruptBundle.
     """
     first: dict[str, tuple[float, float]] = {}
     prefix = labels_prefix(model)
@@ -63,9 +68,6 @@ def labelled_rows(
             part = decode(store.get(part_path(prefix, source, seq)), schema)
             found = np.array([first[name][1] if name in first else np.nan for name in part.ids])
             held = ~np.isnan(found)
-            if known_ids and schema.id is not None:
-                own = part.table[schema.id]
-                held &= np.array([name is None or name not in known_ids for name in own], bool)
             tables.append(take(_timed(part, schema), held))
             labels.append(found[held])
             moments.append(part.event_s[held])

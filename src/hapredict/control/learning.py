@@ -1,90 +1,30 @@
 """From a fitted network to a model that may be published: gates, reference and golden rows."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hapredict.data.schema import Schema, Table, concat, rows_of, take
-from hapredict.features.plan import FeaturePlan, count_bins
+from hapredict.data.schema import Schema, Table, rows_of
 from hapredict.registry.bundle import Golden, Reference, score_bin
+from hapredict.sections import ServingSpec
+from hapredict.serving.decisions import cost_metrics
+from hapredict.training.extras import quantiles_among
 from hapredict.training.metrics import (
     Verdict,
     constant_scores,
+    evaluate,
     loss_scale,
     losses,
     no_harm,
     sanity,
 )
-from hapredict.training.network import Examples
 
 ROWS_MIN = 50
 """Hold-out rows without which no gate speaks."""
 SCORE_BINS = 20
 GOLDEN_ROWS = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """Usable rows as matrices, with what is needed to split, count and judge them. They add up."""
-
-    order: NDArray[np.float64]
-    """[rows]: time, or chance where there is none."""
-    examples: Examples
-    bins: NDArray[np.int64]
-    """[sum(plan.bin_totals)]: rows in each bin of each feature."""
-    held_out: Table
-    """Raw columns of the hold-out rows."""
-
-    @staticmethod
-    def of(
-        table: Table,
-        labels: NDArray[np.float64],
-        order: NDArray[np.float64],
-        plan: FeaturePlan,
-        held_from: float,
-    ) -> "Prepared":
-        """The rows of one block; those with an order from `held_from` on are the hold-out."""
-        matrices = plan.apply(table)
-        return Prepared(
-            order=order,
-            examples=Examples(matrices.numbers, matrices.categories, labels.astype(np.float32)),
-            bins=count_bins(plan.bins(table), plan.bin_totals),
-            held_out=take(table, order >= held_from),
-        )
-
-    def __add__(self, other: "Prepared") -> "Prepared":
-        mine, theirs = self.examples, other.examples
-        return Prepared(
-            order=np.concatenate([self.order, other.order]),
-            examples=Examples(
-                np.concatenate([mine.numbers, theirs.numbers]),
-                np.concatenate([mine.categories, theirs.categories]),
-                np.concatenate([mine.labels, theirs.labels]),
-            ),
-            bins=self.bins + other.bins,
-            held_out=concat([self.held_out, other.held_out]),
-        )
-
-    def parts(
-        self, validation_from: float, held_from: float
-    ) -> tuple[Examples, Examples, Examples, Table]:
-        """Training, validation and hold-out by time, and the hold-out's raw columns."""
-        held = self.order >= held_from
-        by_time = np.argsort(self.order, kind="stable")
-        ordered = self.order[by_time]
-        examples = self.examples.take(by_time)
-        training = ordered < validation_from
-        validation = ~training & (ordered < held_from)
-        raw_order = np.argsort(self.order[held], kind="stable")
-        return (
-            examples.take(training),
-            examples.take(validation),
-            examples.take(ordered >= held_from),
-            take(self.held_out, raw_order),
-        )
 
 
 def judge(
@@ -107,6 +47,28 @@ def judge(
     if sane.failed:
         return sane
     return no_harm(schema.task, labels, champion_scores, scores, scale, rows_min=ROWS_MIN)
+
+
+def measure(
+    schema: Schema,
+    serving: ServingSpec,
+    labels: NDArray[Any],
+    scores: NDArray[Any],
+    extras: NDArray[Any] | None,
+    extra_names: Sequence[str],
+) -> dict[str, float]:
+    """The metrics of the hold-out: of scores, of quantiles among the extras, and of decisions.
+
+    labels [rows], scores [rows, outputs], extras [rows, m] or None.
+    """
+    quantiles = {}
+    if extras is not None:
+        columns = quantiles_among(extra_names).items()
+        quantiles = {float(level): extras[:, place] for level, place in columns}
+    return {
+        **evaluate(schema.task, labels, scores, quantiles),
+        **cost_metrics(serving, schema, labels, scores),
+    }
 
 
 def reference(

@@ -30,6 +30,7 @@ from hapredict.monitoring.ray_monitor import start_monitor
 from hapredict.registry.bundle import load
 from hapredict.registry.catalog import Catalog, Entry, resume
 from hapredict.registry.store import Store, open_store
+from hapredict.serving.decisions import check_costs
 from hapredict.serving.ray_serve import deploy, is_deployed, start_serve
 from hapredict.spec import Spec
 
@@ -68,8 +69,9 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     """Make it so. Returns when the model answers on every replica.
 
     Raises DataError before anything is stored or started if the data cannot be learned from,
-    TrainingFailed or GateRefused if no first model came of them, TimedOut after `wait_s`
-    (everything goes on without us), ClusterUnavailable, StoreUnavailable.
+    GateRefused if the spec's costs do not fit its classes; TrainingFailed or GateRefused if no
+    first model came of them, TimedOut after `wait_s` (everything goes on without us),
+    ClusterUnavailable, StoreUnavailable.
     """
     deadline_s = time.monotonic() + wait_s
     url = store_url(spec, home)
@@ -79,6 +81,9 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     if before is None or before.state.champion is None or _reads_other_data(store, spec):
         tell("reading the data", None)
         check_data(spec, home)
+    elif spec.serving.costs:
+        champion = before.state.versions[before.state.champion]
+        check_costs(spec.serving, load(store, spec.name, champion.digest).schema)
     number, changed = write_spec(store, spec)
     remember(home, spec.name, url)
     before = _begin_again(catalog)

@@ -22,7 +22,7 @@ from hapredict.control.actions import Action, Hold, RunStatus, Snapshot
 from hapredict.control.loop import run as run_loop
 from hapredict.control.loop import step
 from hapredict.control.ray_embedded import NAMESPACE
-from hapredict.control.ray_learn import learner
+from hapredict.control.ray_learner import learner
 from hapredict.control.specs import latest_spec, read_spec
 from hapredict.errors import (
     ClusterUnavailable,

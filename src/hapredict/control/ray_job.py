@@ -9,9 +9,11 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
@@ -90,6 +92,18 @@ def join(home: Path) -> None:
     if (config.get("runtime_env") or {}).pop("working_dir", None) is not None:
         os.environ[RAY_JOB_CONFIG_JSON_ENV_VAR] = json.dumps(config)
     connect(home)
+
+
+def stop_like_ctrl_c() -> None:
+    """Have `ray job stop` raise KeyboardInterrupt here.
+
+    Comes after `join`, which has it end the script otherwise.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 @contextlib.contextmanager

@@ -1,60 +1,56 @@
 """One learning run, from files and journal to a published bundle.
 
-The learner is a detached actor: it outlives whoever asked for the training, and Ray starts it
-again if its process dies. It keeps nothing that matters in memory. A run that nobody runs is
-started again by the controller under its name, reads the same rows, and goes on from the last
-checkpoint.
+A run that was interrupted is started again under its name, reads the same rows, and goes on from
+the last checkpoint. So does a new run that is asked to learn the same from the same rows.
 """
 
 import contextlib
-import functools
-import logging
-import os
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from hapredict.control import runs
 from hapredict.control.labelled import as_columns, labelled_rows
-from hapredict.control.learning import Prepared, golden, golden_rows, judge, reference
-from hapredict.control.ray_embedded import NAMESPACE
-from hapredict.control.specs import read_spec, train_folder
-from hapredict.data.ray_dataset import (
-    Columns,
-    add_up,
-    chance_of_rows,
-    find_files,
-    of_blocks,
-    open_dataset,
-    survey,
-    with_rows,
-)
-from hapredict.data.rows import RowCounts, cut, usable
-from hapredict.data.schema import Schema, Table, take
+from hapredict.control.learning import golden, golden_rows, judge, measure, reference
+from hapredict.control.ray_lineage import commit_of, libraries
+from hapredict.control.specs import on_disk, read_spec, train_folder
+from hapredict.data.ray_dataset import find_files, of_blocks, open_dataset, with_rows
 from hapredict.data.values import lenient_texts
-from hapredict.errors import DataError, HapredictError, TemporaryError
-from hapredict.features.plan import FeaturePlan
-from hapredict.features.stats import TableStats
+from hapredict.errors import NotFound, TemporaryError
 from hapredict.registry import bundle
 from hapredict.registry.catalog import Catalog, Version
-from hapredict.registry.store import Store, open_store
+from hapredict.registry.store import Store
+from hapredict.serving.decisions import check_costs
 from hapredict.serving.engine import Loaded, OnnxEngine, load_version
 from hapredict.spec import Spec
-from hapredict.training.metrics import evaluate, summary
-from hapredict.training.network import Examples, NetworkShape
+from hapredict.training.calibration import set_aside
+from hapredict.training.families import find_family
+from hapredict.training.metrics import summary
+from hapredict.training.network import NetworkShape
+from hapredict.training.prepared import Prepared, Recipe, folder_of
+from hapredict.training.ray_checkpoints import keep_newest
+from hapredict.training.ray_inputs import code_version, file_hashes
+from hapredict.training.ray_prepare import Rows, find_prepared, prepare, read_rows
 from hapredict.training.ray_train import train_on_ray
+from hapredict.training.rules import name_of_task
 
-log = logging.getLogger(__name__)
+CANCEL_LOOK_S = 1.0
+TRAININGS_KEPT = 3
+"""Folders of checkpoints: of the training in progress, and of those before that may go on."""
 
-ATTEMPTS_MAX = 5
-"""Starts of one run after failures that were not its own, such as a store without answer."""
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What reading the data came to."""
+
+    recipe: Recipe
+    key: str
+    rows: Rows | Prepared
+    """Prepared where an earlier run did so."""
 
 
 class Run:
@@ -66,7 +62,7 @@ class Run:
         self.request = request
         self.spec: Spec = read_spec(store, request.model, request.spec)
         self.record = runs.Record(request.run, "running", detail="reading")
-        self._started_s = time.monotonic()
+        self._started_s = self._looked_s = time.monotonic()
 
     def tell(self, **changes: Any) -> None:
         """Put on record what changed."""
@@ -88,24 +84,38 @@ class Run:
         """The whole run. Raises HapredictError; the record says how it ended in any case."""
         champion = self._champion()
         with self.stage("read", "reading the data"):
-            dataset = self._open(champion)
+            found = self._open(champion)
         with self.stage("prepare", "preparing the features"):
-            schema, plan, parts, prepared = self._prepare(dataset, champion)
-        train, validation, held, held_table = parts
-        shape = NetworkShape.of(plan, schema, train.labels)
-        with self.stage("train", f"training on {self.spec.training.workers} workers"):
+            prepared = self._prepare(found)
+        del found  # and with it the rows in the object store
+        schema, plan, held, held_table = (
+            prepared.schema,
+            prepared.plan,
+            prepared.held,
+            prepared.held_table,
+        )
+        shape = NetworkShape.of(plan, schema, prepared.labels, self.spec.training)
+        check_costs(self.spec.serving, schema)
+        validation, calibration = set_aside(shape, self.spec.training, prepared.validation)
+        with self.stage("train", "starting the workers"):
+            storage = train_folder(self.spec, self.home, self.request.model)
+            name = name_of_task(prepared.train.key, self.spec.training)
+            keep_newest(storage, TRAININGS_KEPT, name)
             fitted = train_on_ray(
-                f"{self.request.model}-{self.request.run}",
+                name,
                 shape,
                 self.spec.training,
-                train,
+                prepared.train,
                 validation,
-                train_folder(self.spec, self.home, self.request.model),
+                storage,
                 on_epoch=self._epoch,
+                cancelled=self._cancelled,
             )
-        with self.stage("export", "exporting and comparing with Keras"):
+        with self.stage("export", "exporting, and comparing with what was fitted"):
             exported = ray.get(
-                exporter().export.remote(shape, self.spec.training, fitted.weights, held)
+                exporter().export.remote(
+                    shape, self.spec.training, fitted.weights, held, calibration
+                )
             )
         with self.stage("publish", "judging and publishing"):
             engine = OnnxEngine(
@@ -114,19 +124,19 @@ class Run:
                 categories=len(schema.categories),
                 outputs=schema.outputs,
             )
-            scores = engine.scores(plan.apply(held_table))
+            scores, extras = engine.answer(plan.apply(held_table))
             before = champion.reference if champion else None
             live = reference(
-                schema, prepared.bins, prepared.examples.rows, held.labels, scores, before
+                schema, prepared.bins, prepared.counts.used, held.labels, scores, before
             )
             champion_scores = champion.scores(held_table) if champion else None
             verdict = judge(
-                schema, train.labels, held.labels, scores, champion_scores, live.loss_scale
+                schema, prepared.labels, held.labels, scores, champion_scores, live.loss_scale
             )
             metrics = {
-                **evaluate(schema.task, held.labels, scores),
+                **measure(schema, self.spec.serving, held.labels, scores, extras, engine.extras),
                 "holdout_rows": held.rows,
-                "parity": exported.parity,
+                **{name: exported.report[name] for name in ("parity", "bytes", "latency_us")},
             }
             few = golden_rows(schema, held_table)
             digest = bundle.publish(
@@ -137,12 +147,13 @@ class Run:
                 plan=plan,
                 reference=live,
                 network_onnx=exported.onnx,
-                network_keras=exported.keras,
+                source=exported.source,
+                source_name=exported.source_name,
                 golden=golden(few, engine.scores(plan.apply(few))),
                 metrics=metrics,
-                card=self._card(prepared, fitted, verdict.reason),
+                card=self._card(prepared, fitted, verdict.reason, exported.report),
             )
-        until_s = float(prepared.order.max()) if schema.time else (self.request.event_s or 0.0)
+        until_s = prepared.last if schema.time else (self.request.event_s or 0.0)
         version = Version(
             number=0,
             digest=digest,
@@ -171,57 +182,86 @@ class Run:
             self.store, self.request.model, entry.state.versions[self.request.champion]
         )
 
-    def _open(self, champion: Loaded | None) -> ray.data.Dataset:
+    def _open(self, champion: Loaded | None) -> "_Found":
+        """What an earlier run prepared of the same data; or else the rows that are to be prepared.
+
+        A run that starts again under its name goes on with what it prepared, even if files changed.
+        """
+        model, data = self.request.model, self.spec.data
+        live: dict[str, Any] = {}
+        if champion is not None:
+            # what a column is does not change with each new batch of data
+            kinds = {column.name: column.kind for column in champion.schema.features}
+            data = data.model_copy(update={"columns": {**kinds, **data.columns}})
+            live = {"schema": champion.schema.to_json(), "positions": self.request.positions}
+        recipe = Recipe.of(data, self.spec.features, self.spec.training)
+        with contextlib.suppress(NotFound):
+            key = self.store.get(self._key_path).decode()
+            if found := self._before(key):
+                return _Found(recipe, key, found)
         files = find_files(self.spec.data, self.home)
-        dataset = open_dataset(files, self.spec.data)
+        hashes = file_hashes(files, self.store, model)
+        key = recipe.key(
+            files=self.request.run if hashes is None else hashes,
+            columns=dict(self.spec.data.columns),
+            live=live,
+            code=code_version(),
+        )
+        if found := self._before(key):
+            self.store.put(self._key_path, key.encode())
+            return _Found(recipe, key, found)
+        rows = read_rows(
+            self._with_live_rows(open_dataset(files, self.spec.data), champion), recipe
+        )
+        self.tell(rows=rows.counts.sentence())
+        return _Found(recipe, key, rows)
+
+    @property
+    def _key_path(self) -> str:
+        return f"runs/{self.request.model}/{self.request.run}/prepared.txt"
+
+    def _before(self, key: str) -> Prepared | None:
+        model = self.request.model
+        found = find_prepared(self.store, model, key, on_disk(self.store, folder_of(model, key)))
+        if found is not None:
+            self.tell(rows=found.counts.sentence())
+        return found
+
+    def _with_live_rows(
+        self, dataset: ray.data.Dataset, champion: Loaded | None
+    ) -> ray.data.Dataset:
         if champion is None or not self.request.positions:
             return dataset
         schema = champion.schema
-        known = frozenset[str]()
+        live = labelled_rows(self.store, self.request.model, schema, self.request.positions)
         if schema.id is not None:
             name = schema.id
-            known = frozenset().union(
-                *of_blocks(dataset, lambda columns: set(lenient_texts(columns[name])[0]))
+            asked = frozenset(live.table[name].tolist()) - {None}
+            known = frozenset[str]().union(
+                *of_blocks(dataset, lambda columns: asked & set(lenient_texts(columns[name])[0]))
             )
-        live = labelled_rows(self.store, self.request.model, schema, self.request.positions, known)
+            live = live.without(name, known)
         if not len(live.labels):
             return dataset
         return with_rows(dataset, as_columns(live, schema))
 
-    def _prepare(
-        self, dataset: ray.data.Dataset, champion: Loaded | None
-    ) -> tuple[Schema, FeaturePlan, tuple[Examples, Examples, Examples, Table], Prepared]:
-        spec = self.spec.data
-        if champion is not None:
-            # what a column is does not change with each new batch of data
-            kinds = {column.name: column.kind for column in champion.schema.features}
-            spec = spec.model_copy(update={"columns": {**kinds, **spec.columns}})
-        _, schema = survey(dataset, spec)
-        read = functools.partial(_usable_rows, schema=schema, spec=spec)
-        found = of_blocks(dataset, lambda columns: read(columns)[2:])
-        counts = sum((counts for _, counts in found), RowCounts())
-        self.tell(rows=counts.sentence())
-        if counts.used < spec.rows_min:
-            raise DataError(
-                f"{counts.sentence()}; data.rows_min is {spec.rows_min}, since less can be neither "
-                "learned from nor judged"
-            )
-        order = np.concatenate([order for order, _ in found])
-        training = self.spec.training
-        validation_from, held_from = cut(order, training.validation_share, training.holdout_share)
+    def _prepare(self, found: "_Found") -> Prepared:
+        if isinstance(found.rows, Prepared):
+            return found.rows
+        model = self.request.model
+        folder = on_disk(self.store, folder_of(model, found.key))
+        prepared = prepare(found.rows, found.recipe, self.store, model, found.key, folder)
+        self.store.put(self._key_path, found.key.encode())
+        return prepared
 
-        def stats_of(columns: Columns) -> TableStats:
-            table, _, order, _ = read(columns)
-            return TableStats.of(take(table, order < validation_from), schema)
-
-        plan = FeaturePlan.from_stats(add_up(dataset, stats_of), schema, self.spec.features)
-
-        def prepare(columns: Columns) -> Prepared:
-            table, labels, order, _ = read(columns)
-            return Prepared.of(table, labels, order, plan, held_from)
-
-        prepared = add_up(dataset, prepare)
-        return schema, plan, prepared.parts(validation_from, held_from), prepared
+    def _cancelled(self) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._looked_s < CANCEL_LOOK_S:
+            return False
+        self._looked_s = now_s
+        with contextlib.suppress(TemporaryError):
+            return runs.cancel_wanted(self.store, self.request.model, self.request.run)
+        return False
 
     def _epoch(self, report: dict[str, Any]) -> None:
         self.tell(
@@ -230,119 +270,32 @@ class Run:
             epochs=report["epochs"],
             validation_loss=report["validation_loss"],
             restarts=report["restarts"],
+            notes=report["notes"],
             pids=tuple(worker["pid"] for worker in report["workers"]),
         )
 
-    def _card(self, prepared: Prepared, fitted: Any, verdict: str) -> dict[str, Any]:
+    def _card(
+        self, prepared: Prepared, fitted: Any, verdict: str, report: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Where the version comes from; its spec is a file of its own."""
+        training = self.spec.training
         return {
             "run": self.request.run,
             "trigger": self.request.trigger,
-            "rows": prepared.examples.rows,
+            "rows": prepared.counts.used,
             "rows_told": self.record.rows,
-            "from": float(prepared.order.min()),
-            "until": float(prepared.order.max()),
+            "from": prepared.first,
+            "until": prepared.last,
+            "data": prepared.train.key,
+            "spec": self.request.spec,
+            "seed": training.seed,
+            "workers": len(self.record.pids),
+            "libraries": libraries(find_family(training.family).kind),
+            "commit": commit_of(self.home),
             "epochs": fitted.epochs,
             "best_epoch": fitted.best_epoch,
+            "notes": list(fitted.notes),
+            "seconds": dict(self.record.seconds),
+            "export": report,
             "verdict": verdict,
         }
-
-
-def _usable_rows(
-    columns: Columns, schema: Schema, spec: Any
-) -> tuple[Table, np.ndarray[Any, Any], np.ndarray[Any, Any], RowCounts]:
-    """The usable rows of a block: table, labels and order, and the counts of the others."""
-    table, unreadable = schema.frame(columns)
-    if schema.target in columns:
-        labels = schema.labels(columns[schema.target])
-    else:
-        labels = np.full(len(unreadable), np.nan)
-    used, counts = usable(table, labels, unreadable, schema, spec)
-    if schema.time is not None:
-        order = table[schema.time]
-    else:
-        order = chance_of_rows({name: columns[name] for name in sorted(columns)})
-    return take(table, used), labels[used], order[used], counts
-
-
-@ray.remote(num_cpus=0)
-class Exporter:
-    """A process with Keras in it, kept from run to run: importing TensorFlow takes seconds."""
-
-    def export(self, shape: Any, spec: Any, weights: bytes, sample: Any) -> Any:
-        from hapredict.training.keras_export import export
-
-        return export(shape, spec, weights, sample)
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3)
-class Learner:
-    """Runs one training at a time for one model."""
-
-    def __init__(self, model: str, store_url: str, home: str) -> None:
-        self._model = model
-        self._store = open_store(store_url)
-        self._home = Path(home)
-        self._run = ""
-        self._lock = threading.Lock()
-        self._exporter: Any = None
-
-    def start(self, run: str) -> bool:
-        """Begin a run that has a request, unless it is in progress; False if another one is."""
-        with self._lock:
-            if self._run:
-                return self._run == run
-            self._run = run
-        threading.Thread(target=self._work, args=(run,), name=run, daemon=True).start()
-        return True
-
-    def current(self) -> str:
-        """The run in progress, or ""."""
-        return self._run
-
-    def pid(self) -> int:
-        """The process, for drills."""
-        return os.getpid()
-
-    def _work(self, run: str) -> None:
-        record = runs.Record(run, "running")
-        try:
-            before = runs.noted(self._store, self._model, run)
-            record = replace(record, attempts=before.attempts if before is not None else 0)
-            job = Run(self._store, self._home, runs.asked(self._store, self._model, run))
-            job.record = replace(job.record, attempts=record.attempts)
-            try:
-                job.go(self._export_process)
-            finally:
-                record = job.record
-        except HapredictError as error:
-            self._fail(record, str(error), retry=isinstance(error, TemporaryError))
-        except Exception as error:  # whatever breaks a training must not break the learner
-            log.exception("training %s failed", run)
-            last = traceback.format_exception_only(error)[-1].strip()
-            self._fail(record, f"unforeseen: {last}", retry=False)
-        finally:
-            self._run = ""
-
-    def _fail(self, record: runs.Record, why: str, *, retry: bool) -> None:
-        attempts = record.attempts + 1
-        again = retry and attempts < ATTEMPTS_MAX
-        with contextlib.suppress(TemporaryError):
-            ended = replace(record, state="failed", detail=why, retry=again, attempts=attempts)
-            runs.note(self._store, self._model, ended)
-
-    def _export_process(self) -> Any:
-        if self._exporter is None:
-            self._exporter = Exporter.options(  # type: ignore[attr-defined]
-                max_restarts=-1, max_task_retries=2
-            ).remote()
-        return self._exporter
-
-
-def learner(model: str, store_url: str, home: Path) -> Any:
-    """The learner of a model, started if it does not run."""
-    return Learner.options(  # type: ignore[attr-defined]
-        name=f"hapredict:{model}:learner",
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-    ).remote(model, store_url, str(home))

@@ -33,7 +33,34 @@ def retrain(store: Store, model: str, reason: str, tell: Tell, *, wait_s: float)
     _check_not_paused(before, model)
     runs.request_retrain(store, model, reason)
     tell(f"asked for a training of {model!r} by spec {number}, the one applied last", None)
-    seen, began = before.sequence if before else 0, ""
+    seen = before.sequence if before else 0
+    try:
+        return _waited(store, model, reason, tell, seen, deadline_s)
+    except KeyboardInterrupt:
+        cancel(store, model, reason)
+        raise
+
+
+def cancel(store: Store, model: str, reason: str) -> str:
+    """Have the training of a model end, or the wish for one; "" if there is neither.
+
+    Answers what was cancelled. Checkpoints stay: a training of the same rows by the same spec goes
+    on from them.
+    """
+    wished = store.exists(runs.retrain_path(model))
+    if wished:
+        runs.withdraw_retrain(store, model)
+    entry = Catalog(store, model).latest()
+    run = entry.state.training if entry is not None else ""
+    if run:
+        runs.request_cancel(store, model, run, reason)
+    return run or ("the wish for a training" if wished else "")
+
+
+def _waited(
+    store: Store, model: str, reason: str, tell: Tell, seen: int, deadline_s: float
+) -> runs.Record:
+    catalog, began = Catalog(store, model), ""
     while True:
         for entry in catalog.entries(seen):
             seen = entry.sequence

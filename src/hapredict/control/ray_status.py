@@ -16,6 +16,7 @@ from hapredict.errors import HapredictError, NotFound
 from hapredict.monitoring.ray_monitor import find_monitor
 from hapredict.monitoring.report import MonitorReport
 from hapredict.registry.catalog import Catalog
+from hapredict.serving.decisions import check_costs
 from hapredict.serving.ray_serve import replica_states
 from hapredict.spec import Spec
 
@@ -87,10 +88,14 @@ def _or_error(look: Any) -> Any:
 
 
 def check_data(spec: Spec, home: Path) -> dict[str, Any]:
-    """What training would make of the data, as JSON values. Raises DataError."""
+    """What training would make of the data, as JSON values.
+
+    Raises DataError, GateRefused if the spec's costs do not fit them.
+    """
     files = find_files(spec.data, home)
     dataset = open_dataset(files, spec.data)
     found, schema = survey(dataset, spec.data)
+    check_costs(spec.serving, schema)
     return {
         "name": spec.name,
         "files": len(files),

@@ -58,6 +58,10 @@ class Record:
     """Whether the same run may be started again."""
     attempts: int = 0
     """Times that it failed."""
+    cancelled: bool = False
+    """It failed because somebody wanted it to end."""
+    notes: tuple[str, ...] = ()
+    """What was out of the ordinary while it trained, in sentences."""
     version: Version | None = None
     verdict: Verdict | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -66,7 +70,13 @@ class Record:
     def status(self) -> RunStatus:
         """As control sees it."""
         return RunStatus(
-            self.run, self.state, self.detail, self.version, self.verdict, retry=self.retry
+            self.run,
+            self.state,
+            self.detail,
+            self.version,
+            self.verdict,
+            retry=self.retry,
+            cancelled=self.cancelled,
         )
 
 
@@ -98,7 +108,7 @@ def noted(store: Store, model: str, run: str) -> Record | None:
         return None
     version, verdict = raw.pop("version"), raw.pop("verdict")
     return Record(
-        **{**raw, "pids": tuple(raw["pids"])},
+        **{**raw, "pids": tuple(raw["pids"]), "notes": tuple(raw.get("notes", ()))},
         version=Version(**version) if version else None,
         verdict=Verdict(**verdict) if verdict else None,
     )
@@ -116,3 +126,18 @@ def retrain_path(model: str) -> str:
 def request_retrain(store: Store, model: str, reason: str) -> None:
     """Ask the controller for a training; it answers at its next look."""
     store.put(retrain_path(model), encode_json({"reason": reason}))
+
+
+def withdraw_retrain(store: Store, model: str) -> None:
+    """Take the wish back; what has begun goes on."""
+    store.delete(retrain_path(model))
+
+
+def request_cancel(store: Store, model: str, run: str, reason: str) -> None:
+    """Ask whoever runs a training to end it; its checkpoints stay."""
+    store.put(_path(model, run, "cancel"), encode_json({"reason": reason}))
+
+
+def cancel_wanted(store: Store, model: str, run: str) -> bool:
+    """Whether somebody asked for the end of a run."""
+    return store.exists(_path(model, run, "cancel"))

@@ -28,6 +28,13 @@ def train_folder(spec: Spec, home: Path, model: str) -> str:
     return f"{url.rstrip('/')}/train/{model}"
 
 
+def on_disk(store: Store, path: str) -> str | None:
+    """The path of a folder of the store where the store is a folder itself; None elsewhere."""
+    if not store.url.startswith("file://"):
+        return None
+    return f"{unquote(store.url.removeprefix('file://')).rstrip('/')}/{path}"
+
+
 def write_spec(store: Store, spec: Spec) -> tuple[int, bool]:
     """Store a spec; its number, and whether it differs from the one before.
 

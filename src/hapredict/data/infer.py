@@ -25,7 +25,7 @@ from hapredict.data.values import (
     lenient_times,
 )
 from hapredict.errors import DataError, Problem
-from hapredict.spec import DataSpec, Kind, Task
+from hapredict.sections import DataSpec, Kind, Task
 
 WHOLE_CLASSES_MAX = 20
 """Whole numbers with at most so many values are classes; more of them are an amount."""

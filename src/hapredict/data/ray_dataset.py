@@ -26,7 +26,7 @@ from hapredict.data.rows import Survey
 from hapredict.data.schema import Schema, infer_schema
 from hapredict.data.values import lenient_numbers, lenient_texts, lenient_times
 from hapredict.errors import DataError, HapredictError, Problem
-from hapredict.spec import DataSpec
+from hapredict.sections import DataSpec
 
 Columns = Mapping[str, NDArray[Any]]
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hapredict.data.schema import Schema, Table
 from hapredict.data.values import is_missing, lenient_texts
 from hapredict.errors import DataError, Problem
-from hapredict.spec import DataSpec
+from hapredict.sections import DataSpec
 
 SAMPLE_MAX = 500
 """Values a column and block, at most, that kinds are inferred from."""
@@ -63,7 +63,12 @@ class Survey:
 def _spread(values: NDArray[Any]) -> tuple[Any, ...]:
     if values.dtype.kind == "M":
         values = values.astype("datetime64[us]")  # finer ones would become bare numbers
-    present = values[np.array([not is_missing(value) for value in values.tolist()], bool)]
+    if values.dtype.kind in "biufM":
+        present = values[values == values]  # noqa: PLR0124 - only NaN and NaT differ
+    elif {str}.issuperset(map(type, values.tolist())):
+        present = values
+    else:
+        present = values[np.array([not is_missing(value) for value in values.tolist()], bool)]
     return tuple(present[:: max(1, -(-len(present) // SAMPLE_MAX))].tolist())
 
 
@@ -157,13 +162,24 @@ def cut(
     rows = len(ordered)
     if not rows:
         raise DataError("no row is left to learn from")
-    starts = [
-        float(ordered[min(rows - 1, int(rows * (1 - share)))])
-        for share in (holdout_share + validation_share, holdout_share)
-    ]
-    if not ordered[0] < starts[0] < starts[1]:
+    starts = [float(ordered[place]) for place in cut_places(rows, validation_share, holdout_share)]
+    return checked_cut(rows, float(ordered[0]), starts[0], starts[1])
+
+
+def cut_places(rows: int, validation_share: float, holdout_share: float) -> tuple[int, int]:
+    """Places, among `rows` sorted ones, of the values at which validation and hold-out begin."""
+    shares = (holdout_share + validation_share, holdout_share)
+    first, second = (min(rows - 1, int(rows * (1 - share))) for share in shares)
+    return first, second
+
+
+def checked_cut(
+    rows: int, first: float, validation_from: float, held_from: float
+) -> tuple[float, float]:
+    """Where validation and hold-out begin. Raises DataError if a part would be empty."""
+    if not first < validation_from < held_from:
         raise DataError(
             f"{rows} rows cannot be split into training, validation and hold-out: too many have "
             "the same time; give more rows, or larger training.validation_share and holdout_share"
         )
-    return starts[0], starts[1]
+    return validation_from, held_from

@@ -26,7 +26,7 @@ from hapredict.data.values import (
     strict_time,
 )
 from hapredict.errors import BadRequest, DataError, Problem, SchemaMismatch
-from hapredict.spec import DataSpec, Kind, Task
+from hapredict.sections import DataSpec, Kind, Task
 
 Table = Mapping[str, NDArray[Any]]
 """Columns of equal length [rows]; see `values.py` for the form of each kind."""

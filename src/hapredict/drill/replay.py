@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hapredict.spec import DAY_S
+from hapredict.sections import DAY_S
 
 HOUR_S = 3600.0
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hapredict.data.schema import Schema, Table, rows_of
 from hapredict.features.edges import centre_and_scale, cuts_of
 from hapredict.features.stats import TableStats
-from hapredict.spec import FeatureSpec
+from hapredict.sections import FeatureSpec
 
 MISSING = 0
 UNSEEN = 1

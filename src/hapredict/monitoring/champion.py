@@ -15,8 +15,8 @@ from hapredict.monitoring.evidence import Change, DriftDetector, Floats, total_v
 from hapredict.monitoring.report import Alarm, FeatureDrift
 from hapredict.monitoring.windows import Window, Windows
 from hapredict.registry.bundle import Bundle, Reference
+from hapredict.sections import DAY_S, MonitoringSpec
 from hapredict.serving.journal import WindowCounts
-from hapredict.spec import DAY_S, MonitoringSpec
 
 _BINS_TOLD = 3
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.monitoring.evidence import time_weight
+from hapredict.sections import DAY_S
 from hapredict.serving.journal import WindowCounts
-from hapredict.spec import DAY_S
 
 BUCKETS_PER_WINDOW = 24
 """Of `monitoring.window_days`, in the journal's counts: how finely they say when rows happened."""

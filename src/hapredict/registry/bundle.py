@@ -1,7 +1,7 @@
 """Bundles: all that serving and monitoring need of one version, as files that never change.
 
     bundles/<model>/<digest>/{manifest,spec,schema,plan,reference,golden,card}.json
-                             network.onnx  network.keras
+                             network.onnx  network.keras or trees.ubj
 
 The manifest lists the SHA-256 of each file, and its own SHA-256 is the bundle's name, so a bundle
 cannot change under its name without `load` seeing it. The manifest is written last: where there
@@ -24,18 +24,12 @@ from hapredict.features.plan import FeaturePlan
 from hapredict.registry.store import Store, decode_json, encode_json
 from hapredict.spec import Spec, build_spec
 
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = {1: frozenset({"network.keras"}), 2: frozenset({"network.keras", "trees.ubj"})}
+"""The names that the file of the trainable model has in each format that can be read."""
 _MANIFEST = "manifest.json"
-_FILES = (
-    "card.json",
-    "golden.json",
-    "network.keras",
-    "network.onnx",
-    "plan.json",
-    "reference.json",
-    "schema.json",
-    "spec.json",
-)
+_ARTEFACT = "network.onnx"
+_PARTS = ("card.json", "golden.json", "plan.json", "reference.json", "schema.json", "spec.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +124,10 @@ class Bundle:
     reference: Reference
     network_onnx: bytes
     """What replicas run."""
-    network_keras: bytes
-    """What training can go on from."""
+    source: bytes
+    """What training can go on from: a Keras network, or XGBoost's trees."""
+    source_name: str
+    """`network.keras` or `trees.ubj`."""
     golden: Golden
     metrics: Mapping[str, Any]
     card: Mapping[str, Any]
@@ -147,7 +143,8 @@ def publish(
     plan: FeaturePlan,
     reference: Reference,
     network_onnx: bytes,
-    network_keras: bytes,
+    source: bytes,
+    source_name: str,
     golden: Golden,
     metrics: Mapping[str, Any],
     card: Mapping[str, Any],
@@ -156,8 +153,14 @@ def publish(
 
     Publishing again is no error and restores files that were damaged. Metrics and card may hold
     numbers that are not finite, which are stored as null. Raises GateRefused if another part
-    holds one, and StoreUnavailable.
+    holds one, or if no bundle can hold a file called `source_name`; and StoreUnavailable.
     """
+    if source_name not in _FORMATS[_FORMAT]:
+        message = (
+            f"model {model!r}: its source is called {source_name!r}; a bundle holds one of "
+            f"{sorted(_FORMATS[_FORMAT])}"
+        )
+        raise GateRefused(message)
     parts: dict[str, Any] = {
         "card.json": {"card": _plain(card), "metrics": _plain(metrics)},
         "golden.json": golden.to_json(),
@@ -166,7 +169,7 @@ def publish(
         "schema.json": schema.to_json(),
         "spec.json": spec.model_dump(mode="json"),
     }
-    files = {"network.keras": bytes(network_keras), "network.onnx": bytes(network_onnx)}
+    files = {source_name: bytes(source), _ARTEFACT: bytes(network_onnx)}
     for name, part in parts.items():
         try:
             files[name] = encode_json(part)
@@ -201,13 +204,17 @@ def load(store: Store, model: str, digest: str) -> Bundle:
     if _sha256(manifest) != digest:
         raise CorruptBundle(_damaged(where, "its SHA-256 is not the bundle's name"))
     listed = decode_json(manifest, where)
-    names = tuple(sorted(listed.get("files", {})))
-    if listed.get("format") != _FORMAT or names != _FILES:
+    names = set(listed.get("files", {}))
+    sources = names - {*_PARTS, _ARTEFACT}
+    known = _FORMATS.get(listed.get("format"), frozenset())
+    if len(sources) != 1 or not sources <= known or not names.issuperset({*_PARTS, _ARTEFACT}):
         message = (
-            f"{where}: has format {listed.get('format')!r} and files {list(names)}; "
-            f"expected format {_FORMAT} and {list(_FILES)}: use the hapredict that wrote it"
+            f"{where}: has format {listed.get('format')!r} and files {sorted(names)}; expected "
+            f"format {_FORMAT} or older and {sorted((*_PARTS, _ARTEFACT))} with one of "
+            f"{sorted(_FORMATS[_FORMAT])}: use the hapredict that wrote it"
         )
         raise CorruptBundle(message)
+    source_name = sources.pop()
     files = {
         name: _checked(store, _path(model, digest, name), entry)
         for name, entry in listed["files"].items()
@@ -224,8 +231,9 @@ def load(store: Store, model: str, digest: str) -> Bundle:
             schema=Schema.from_json(parts["schema.json"]),
             plan=FeaturePlan.from_json(parts["plan.json"]),
             reference=Reference.from_json(parts["reference.json"]),
-            network_onnx=files["network.onnx"],
-            network_keras=files["network.keras"],
+            network_onnx=files[_ARTEFACT],
+            source=files[source_name],
+            source_name=source_name,
             golden=Golden.from_json(parts["golden.json"]),
             metrics=parts["card.json"]["metrics"],
             card=parts["card.json"]["card"],

@@ -1,7 +1,8 @@
 """Requests and answers as protocols see them: plain values, without bytes and without a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 import msgspec
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema
+from hapredict.serving.decisions import Rule
+from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
 
 class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten times as much to make
@@ -29,8 +32,9 @@ class Prediction:
     """One row's answer.
 
     `score`: P(positive class) of a binary model, a probability per class of a multiclass one, the
-    value of a regression. `decision`: the class (binary: by the threshold), or the value again.
-    `served_by`: champion, challenger or pinned.
+    value of a regression. `decision`: the class, by threshold or costs, or the value again.
+    `served_by`: champion, challenger or pinned. `uncertainty` and `quantiles` (values by quantile,
+    such as {"0.1": 3.5}) are those of a model that forecasts them.
     """
 
     prediction_id: str
@@ -38,6 +42,8 @@ class Prediction:
     decision: str | float
     model_version: int
     served_by: str
+    uncertainty: float | None = None
+    quantiles: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,17 @@ class Reply:
 
 
 class Answered(Protocol):
-    """What protocols read of an answer: `scores` is [rows, outputs], the others [rows]."""
+    """What protocols read of an answer: `scores` is [rows, outputs], the others [rows].
+
+    `extras` is [rows, len(extra_names)], NaN where a row's version does not say it; None without.
+    """
 
     @property
     def model(self) -> str: ...
     @property
     def schema(self) -> Schema: ...
     @property
-    def threshold(self) -> float: ...
+    def rule(self) -> Rule: ...
     @property
     def ids(self) -> Sequence[str]: ...
     @property
@@ -66,15 +75,19 @@ class Answered(Protocol):
     def served_by(self) -> Sequence[str]: ...
     @property
     def scores(self) -> NDArray[np.float32]: ...
+    @property
+    def extras(self) -> NDArray[np.float32] | None: ...
+    @property
+    def extra_names(self) -> tuple[str, ...]: ...
 
 
 def predictions(answer: Answered) -> list[dict[str, Any]]:
-    """One JSON object a row: the fields of `Prediction`."""
+    """One JSON object a row: the fields of `Prediction`, without those that are not there."""
     scores, decisions = scores_and_decisions(answer)
     rows = zip(
         answer.ids, scores, decisions, answer.versions.tolist(), answer.served_by, strict=True
     )
-    return [
+    found: list[dict[str, Any]] = [
         {
             "prediction_id": id_,
             "score": score,
@@ -84,6 +97,26 @@ def predictions(answer: Answered) -> list[dict[str, Any]]:
         }
         for id_, score, decision, version, served_by in rows
     ]
+    if answer.extras is not None:
+        for row, said in zip(found, beside(answer), strict=True):
+            row.update(said)
+    return found
+
+
+def beside(answer: Answered) -> Iterator[dict[str, Any]]:
+    """Per row what its version says beside the score: `uncertainty`, `quantiles`."""
+    names = answer.extra_names
+    rows: list[list[float]] = [] if answer.extras is None else answer.extras.tolist()
+    quantiles = quantiles_among(names)
+    place = names.index(UNCERTAINTY) if UNCERTAINTY in names else None
+    for row in rows:
+        said: dict[str, Any] = {}
+        if place is not None and isfinite(row[place]):
+            said["uncertainty"] = row[place]
+        known = {name: row[column] for name, column in quantiles.items() if isfinite(row[column])}
+        if known:
+            said["quantiles"] = known
+        yield said
 
 
 def scores_and_decisions(answer: Answered) -> tuple[list[Any], list[Any]]:
@@ -91,12 +124,12 @@ def scores_and_decisions(answer: Answered) -> tuple[list[Any], list[Any]]:
     schema = answer.schema
     if schema.task == "multiclass":
         classes = schema.classes
-        best = answer.scores.argmax(axis=1).tolist()
+        best = answer.rule.places(answer.scores, classes).tolist()
         scores = [dict(zip(classes, row, strict=True)) for row in answer.scores.tolist()]
         return scores, [classes[index] for index in best]
     values: list[float] = answer.scores[:, 0].tolist()
     if schema.task == "regression":
         return values, values
     negative, positive = schema.classes
-    threshold = answer.threshold
+    threshold = answer.rule.positive_from(schema.classes)
     return values, [positive if value >= threshold else negative for value in values]

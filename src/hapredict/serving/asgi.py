@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
+from hapredict.sections import ServingSpec
 from hapredict.serving import descriptions, docs_page, openapi
 from hapredict.serving.admission import Admission
 from hapredict.serving.answers import Answered, predictions
@@ -48,7 +49,6 @@ from hapredict.serving.replies import (
     wrong_method,
 )
 from hapredict.serving.upkeep import TICK_S, Kept, Upkeep
-from hapredict.spec import ServingSpec
 
 log = logging.getLogger(__name__)
 
@@ -346,6 +346,7 @@ class App:
             time_required=spec.monitoring.clock == "event",
             rows_max=spec.serving.rows_max,
             root=root,
+            extras=replica.extras,
         )
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hapredict.data.schema import Schema
 from hapredict.errors import DataError, GateRefused, NotFound, UnknownName
 from hapredict.registry.catalog import CatalogState, Version
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded
 
 UNREADABLE = "unreadable"
@@ -60,15 +61,20 @@ def chosen_version(state: CatalogState, number: int | None) -> Version:
     return state.versions[number]
 
 
-def names_of(schema: Schema) -> tuple[str, ...]:
+def score_names(schema: Schema) -> tuple[str, ...]:
+    """The names of the columns of scores: `score`, or `score_<class>` each if there are several."""
+    multi = schema.task == "multiclass"
+    return tuple(f"score_{name}" for name in schema.classes) if multi else ("score",)
+
+
+def names_of(schema: Schema, extras: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The names of the answers' columns, in order.
 
-    `score` (`score_<class>` each where there are several), `decision` and `model_version`. Raises
-    DataError if the model's id or time has such a name too.
+    Those of scores, `decision`, `model_version`, and what the version says beside its scores
+    (`extras`: `uncertainty`, `q0.1`). Raises DataError if the model's id or time has such a name
+    too.
     """
-    multi = schema.task == "multiclass"
-    scores = [f"score_{name}" for name in schema.classes] if multi else ["score"]
-    names = (*scores, "decision", "model_version")
+    names = (*score_names(schema), "decision", "model_version", *extras)
     for name in (schema.id, schema.time):
         if name in names or name == UNREADABLE:
             raise DataError(f"the column {name!r} has the name of a column of the answers")
@@ -76,24 +82,21 @@ def names_of(schema: Schema) -> tuple[str, ...]:
 
 
 def answer_columns(
-    loaded: Loaded, columns: Mapping[str, NDArray[Any]], threshold: float
+    loaded: Loaded, columns: Mapping[str, NDArray[Any]], rule: Rule
 ) -> dict[str, NDArray[Any]]:
     """The columns `names_of` names, [rows] each, and UNREADABLE, bool [rows].
 
-    Scores are float32. Decisions are texts, or the float32 value of a regression. Raises DataError
-    if a feature's column is not there.
+    Scores and extras are float32. Decisions are texts, or the float32 value of a regression. Raises
+    DataError if a feature's column is not there.
     """
     schema = loaded.schema
     table, unreadable = schema.frame(columns)
-    scores = loaded.scores(table)
+    scores, extras = loaded.answer(table)
     if schema.task == "regression":
         decisions: NDArray[Any] = scores[:, 0]
-    elif schema.task == "multiclass":
-        decisions = np.array(schema.classes, object)[scores.argmax(axis=1)]
     else:
-        # compared in float64, as live answers are
-        positive = scores[:, 0].astype(np.float64) >= threshold
-        decisions = np.array(schema.classes, object)[positive.astype(np.intp)]
+        decisions = np.array(schema.classes, object)[rule.places(scores, schema.classes)]
     versions = np.full(len(scores), loaded.number, np.int64)
-    values = (*scores.T, decisions, versions)
-    return {**dict(zip(names_of(schema), values, strict=True)), UNREADABLE: unreadable}
+    values = (*scores.T, decisions, versions, *(() if extras is None else extras.T))
+    names = names_of(schema, loaded.engine.extras)
+    return {**dict(zip(names, values, strict=True)), UNREADABLE: unreadable}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hapredict.data.schema import Schema, Table, concat
 from hapredict.errors import TimedOut, UnknownName
 from hapredict.serving.answers import Answered
+from hapredict.serving.decisions import Rule
 
 Predict = Callable[..., Any]
 """`predict(table, version=...) -> Answer`, as a Replica has it."""
@@ -33,11 +34,13 @@ class Part(msgspec.Struct, frozen=True, eq=False):
 
     model: str
     schema: Schema
-    threshold: float
+    rule: Rule
     ids: Sequence[str]
     versions: NDArray[np.int64]
     served_by: Sequence[str]
     scores: NDArray[np.float32]
+    extras: NDArray[np.float32] | None
+    extra_names: tuple[str, ...]
     call: _Call
 
 
@@ -146,21 +149,25 @@ def _part(answer: Answered, start: int, stop: int, call: _Call) -> Part:
         return Part(
             answer.model,
             answer.schema,
-            answer.threshold,
+            answer.rule,
             answer.ids,
             answer.versions,
             answer.served_by,
             answer.scores,
+            answer.extras,
+            answer.extra_names,
             call,
         )
     rows = slice(start, stop)
     return Part(
         answer.model,
         answer.schema,
-        answer.threshold,
+        answer.rule,
         answer.ids[rows],
         answer.versions[rows],
         answer.served_by[rows],
         answer.scores[rows],
+        None if answer.extras is None else answer.extras[rows],
+        answer.extra_names,
         call,
     )

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from hapredict.data.schema import Schema
 from hapredict.errors import UnknownName
 from hapredict.serving.protocols import OUTPUTS
+from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
 
 class Described(Protocol):
@@ -17,6 +18,8 @@ class Described(Protocol):
     def ready(self) -> bool: ...
     @property
     def schema(self) -> Schema: ...
+    @property
+    def extras(self) -> tuple[str, ...]: ...
     @property
     def model_version(self) -> int: ...
     def detail(self) -> dict[str, Any]: ...
@@ -87,6 +90,12 @@ def v2_model(replica: Described) -> dict[str, Any]:
     outputs[0]["shape"] = [-1, schema.outputs]
     if schema.task == "multiclass":
         outputs[0]["parameters"] = {"classes": schema.classes}
+    if UNCERTAINTY in replica.extras:
+        outputs.append(_tensor("uncertainty", "FP32"))
+    levels = list(quantiles_among(replica.extras))
+    if levels:
+        tensor = {**_tensor("quantiles", "FP32"), "shape": [-1, len(levels)]}
+        outputs.append({**tensor, "parameters": {"quantiles": levels}})
     return {
         "name": replica.model,
         "versions": [str(number) for number in versions_of(replica)],

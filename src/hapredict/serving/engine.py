@@ -19,6 +19,7 @@ from hapredict.registry.bundle import Bundle, Golden, Reference, load
 from hapredict.registry.catalog import Version
 from hapredict.registry.store import Store
 from hapredict.spec import Spec
+from hapredict.training.extras import EXTRAS, extra_names
 
 GOLDEN_MAX = 1e-4
 """Largest difference to a golden score, relative to the score where that is above 1."""
@@ -33,7 +34,8 @@ class OnnxEngine:
     def __init__(self, network: bytes, *, numbers: int, categories: int, outputs: int) -> None:
         """Load a network with `numbers` [rows, numbers] float32 and `categories` [rows,
         categories] int32 as inputs (either absent if it has no column) and [rows, outputs] float32
-        `scores`. Raises GateRefused if it is not such a network.
+        `scores`; perhaps also `extras` [rows, m] float32, whose names its metadata list. Raises
+        GateRefused if it is not such a network.
         """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -50,18 +52,40 @@ class OnnxEngine:
         _check_inputs(self._session.get_inputs(), {k: v for k, v in wanted.items() if v})
         if "scores" not in [node.name for node in self._session.get_outputs()]:
             raise GateRefused("network.onnx has no output `scores`; export it again")
+        self.extras = _extras(self._session)
+        """What the network says beside its scores: the names of the columns, in their order."""
+        self._outputs = ["scores", EXTRAS] if self.extras else ["scores"]
         self._numbers = bool(numbers)
         self._categories = bool(categories)
 
     def scores(self, matrices: Matrices) -> NDArray[np.float32]:
         """[rows, outputs] float32 for the rows of `matrices`."""
+        scores: NDArray[np.float32] = self._session.run(["scores"], self._feed(matrices))[0]
+        return scores
+
+    def answer(self, matrices: Matrices) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scores [rows, outputs], and extras [rows, m] of a network that has some."""
+        found = self._session.run(self._outputs, self._feed(matrices))
+        return found[0], found[1] if self.extras else None
+
+    def _feed(self, matrices: Matrices) -> dict[str, NDArray[Any]]:
         feed: dict[str, NDArray[Any]] = {}
         if self._numbers:
             feed["numbers"] = matrices.numbers
         if self._categories:
             feed["categories"] = matrices.categories
-        scores: NDArray[np.float32] = self._session.run(["scores"], feed)[0]
-        return scores
+        return feed
+
+
+def _extras(session: Any) -> tuple[str, ...]:
+    names = extra_names(session)
+    widths = [node.shape[1] for node in session.get_outputs() if node.name == EXTRAS]
+    if widths != ([len(names)] if names else []):
+        raise GateRefused(
+            f"network.onnx names the extras {list(names)} and has {widths or 'no'} columns of "
+            "them; export it again"
+        )
+    return names
 
 
 def _check_inputs(nodes: list[Any], widths: dict[str, int]) -> None:
@@ -97,6 +121,10 @@ class Loaded:
     def scores(self, table: Table) -> NDArray[np.float32]:
         """[rows, outputs] float32, in the order of `schema.classes` where there are several."""
         return self.engine.scores(self.plan.apply(table))
+
+    def answer(self, table: Table) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Scores as in `scores`, and [rows, len(engine.extras)] of a version that has extras."""
+        return self.engine.answer(self.plan.apply(table))
 
 
 def load_version(store: Store, model: str, version: Version) -> Loaded:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hapredict.data.schema import Column, Schema
-from hapredict.serving.protocols import OUTPUTS
+from hapredict.serving.protocols import OUTPUTS, OUTPUTS_BESIDE
+from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
 _NUMBER = {"type": ["number", "null"]}
 _CATEGORY = {"type": ["string", "integer", "boolean", "number", "null"], "maxLength": 1000}
@@ -19,12 +20,20 @@ _RETRY_AFTER = {
 
 
 def document(
-    model: str, schema: Schema, *, version: int, time_required: bool, rows_max: int, root: str = ""
+    model: str,
+    schema: Schema,
+    *,
+    version: int,
+    time_required: bool,
+    rows_max: int,
+    root: str = "",
+    extras: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """The OpenAPI 3.1 document of `model`, whose champion is `version`.
 
     `time_required` says whether rows must carry the time column, `rows_max` how many rows fit into
-    a request, `root` is the path under which the app is mounted.
+    a request, `root` is the path under which the app is mounted. `extras` is what the champion says
+    beside its scores.
     """
     return {
         "openapi": "3.1.0",
@@ -35,7 +44,7 @@ def document(
         },
         "servers": [{"url": root or "/"}],
         "paths": _paths(model),
-        "components": {"schemas": _schemas(model, schema, time_required, rows_max)},
+        "components": {"schemas": _schemas(model, schema, time_required, rows_max, extras)},
     }
 
 
@@ -131,7 +140,9 @@ def _error(description: str) -> dict[str, Any]:
     return {"description": description, "content": _content("Error")}
 
 
-def _schemas(model: str, schema: Schema, time_required: bool, rows_max: int) -> dict[str, Any]:
+def _schemas(
+    model: str, schema: Schema, time_required: bool, rows_max: int, extras: tuple[str, ...]
+) -> dict[str, Any]:
     fields = {column.name: _field(column) for column in schema.features}
     required = list(fields)
     if schema.time is not None:
@@ -168,7 +179,7 @@ def _schemas(model: str, schema: Schema, time_required: bool, rows_max: int) -> 
             ],
             "examples": [{"instances": [example]}],
         },
-        "Prediction": _prediction(schema),
+        "Prediction": _prediction(schema, extras),
         "PredictResponse": _object(
             {
                 "model_name": {"const": model},
@@ -194,7 +205,9 @@ def _schemas(model: str, schema: Schema, time_required: bool, rows_max: int) -> 
                 },
                 "outputs": {
                     "type": "array",
-                    "items": _object({"name": {"enum": list(OUTPUTS)}}, ["name"], closed=False),
+                    "items": _object(
+                        {"name": {"enum": [*OUTPUTS, *OUTPUTS_BESIDE]}}, ["name"], closed=False
+                    ),
                 },
             },
             ["inputs"],
@@ -252,7 +265,7 @@ def _object(
     return value
 
 
-def _prediction(schema: Schema) -> dict[str, Any]:
+def _prediction(schema: Schema, extras: tuple[str, ...]) -> dict[str, Any]:
     share = {"type": "number", "minimum": 0, "maximum": 1}
     decision: dict[str, Any] = {"enum": list(schema.classes)}
     score: dict[str, Any] = share
@@ -260,6 +273,16 @@ def _prediction(schema: Schema) -> dict[str, Any]:
         score = _object(dict.fromkeys(schema.classes, share), list(schema.classes))
     elif schema.task == "regression":
         score = decision = {"type": "number"}
+    # absent where another version answered a row
+    beside: dict[str, Any] = {}
+    if UNCERTAINTY in extras:
+        what = "How far the model's members are apart in the score, as a standard deviation."
+        beside["uncertainty"] = {"type": "number", "minimum": 0, "description": what}
+    levels = quantiles_among(extras)
+    if levels:
+        what = "Forecast values by quantile: the truth lies below the value so often."
+        values = {level: {"type": "number"} for level in levels}
+        beside["quantiles"] = {**_object(values, list(levels)), "description": what}
     return _object(
         {
             "prediction_id": {"type": "string"},
@@ -267,6 +290,7 @@ def _prediction(schema: Schema) -> dict[str, Any]:
             "decision": decision,
             "model_version": {"type": "integer"},
             "served_by": {"enum": ["champion", "challenger", "pinned"]},
+            **beside,
         },
         ["prediction_id", "score", "decision", "model_version", "served_by"],
         closed=False,

@@ -18,6 +18,7 @@ from hapredict.serving.answers import (
     Prediction,
     Reply,
     Request,
+    beside,
     predictions,
     scores_and_decisions,
 )
@@ -30,6 +31,7 @@ from hapredict.serving.bodies import (
     parse_object,
     unknown_fields,
 )
+from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
 _encode = msgspec.json.Encoder().encode
 
@@ -146,6 +148,8 @@ _ALLOWED: dict[str, frozenset[type]] = {
 }
 OUTPUTS = ("score", "decision", "prediction_id", "model_version", "served_by")
 """Tensors of an Open Inference Protocol answer, in their order."""
+OUTPUTS_BESIDE = ("uncertainty", "quantiles")
+"""Tensors that follow if the model has them."""
 
 
 @WIRE_PROTOCOLS.register("v2")
@@ -153,7 +157,8 @@ class V2:
     """The Open Inference Protocol's `infer` in JSON: one tensor a column, [rows] or [rows, 1].
 
     null stands for a missing value. Answers are the tensors `OUTPUTS`: score [rows, outputs], the
-    others [rows]; a multiclass score names its classes in its parameters.
+    others [rows]; a multiclass score names its classes in its parameters. Models that have them add
+    those of `OUTPUTS_BESIDE`: uncertainty [rows] and quantiles [rows, q], named in its parameters.
     """
 
     path = "/v2/models/{model}/infer"
@@ -192,14 +197,16 @@ class V2:
         if schema.task == "multiclass":
             score["parameters"] = {"classes": schema.classes}
         kind = "FP32" if schema.task == "regression" else "BYTES"
-        tensors = (
+        tensors = [
             score,
             _tensor("decision", kind, decisions),
             _tensor("prediction_id", "BYTES", answer.ids),
             _tensor("model_version", "INT64", versions),
             _tensor("served_by", "BYTES", answer.served_by),
-        )
-        asked = request.outputs or OUTPUTS
+        ]
+        if answer.extras is not None:
+            tensors += _tensors_beside(answer)
+        asked = request.outputs or (*OUTPUTS, *OUTPUTS_BESIDE)
         reply = {
             "model_name": answer.model,
             "model_version": str(versions[0]),
@@ -215,14 +222,20 @@ class V2:
             data = [tensors[name]["data"] for name in OUTPUTS]
             classes = tensors["score"].get("parameters", {}).get("classes")
             if classes is not None:
-                width, flat = len(classes), data[0]
-                data[0] = [
-                    dict(zip(classes, flat[start : start + width], strict=True))
-                    for start in range(0, len(flat), width)
-                ]
+                data[0] = _named(classes, data[0])
+            count = len(data[0])
+            uncertainty: list[Any] = [None] * count
+            quantiles: list[Any] = [None] * count
+            if "uncertainty" in tensors:
+                uncertainty = tensors["uncertainty"]["data"]
+            if "quantiles" in tensors:
+                told = tensors["quantiles"]
+                quantiles = _named(told["parameters"]["quantiles"], told["data"])
             rows = [
-                Prediction(id_, score, decision, version, served_by)
-                for score, decision, id_, version, served_by in zip(*data, strict=True)
+                Prediction(id_, score, decision, version, served_by, *others)
+                for score, decision, id_, version, served_by, *others in zip(
+                    *data, uncertainty, quantiles, strict=True
+                )
             ]
             reply = Reply(value["model_name"], int(value["model_version"]), tuple(rows))
             return msgspec.convert(msgspec.to_builtins(reply), Reply)  # checks every type
@@ -245,6 +258,33 @@ def _column_tensor(name: str, values: Sequence[Any]) -> dict[str, Any]:
 
 def _tensor(name: str, datatype: str, data: Sequence[Any]) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": [len(data)], "data": data}
+
+
+def _tensors_beside(answer: Answered) -> list[dict[str, Any]]:
+    """Uncertainty and quantiles; null where a row's version does not say it."""
+    said, tensors = list(beside(answer)), []
+    if UNCERTAINTY in answer.extra_names:
+        values = [row.get("uncertainty") for row in said]
+        tensors.append(_tensor("uncertainty", "FP32", values))
+    levels = list(quantiles_among(answer.extra_names))
+    if levels:
+        flat = [row.get("quantiles", {}).get(level) for row in said for level in levels]
+        tensor = _tensor("quantiles", "FP32", flat)
+        tensors.append(
+            {**tensor, "shape": [len(said), len(levels)], "parameters": {"quantiles": levels}}
+        )
+    return tensors
+
+
+def _named(names: Sequence[str], flat: Sequence[Any]) -> list[dict[str, Any] | None]:
+    """A tensor's rows as mappings without what is null; None for a row of nulls."""
+    width = len(names)
+    rows = (flat[start : start + width] for start in range(0, len(flat), width))
+    named = [
+        {name: value for name, value in zip(names, row, strict=True) if value is not None}
+        for row in rows
+    ]
+    return [row or None for row in named]
 
 
 def _read_tensor(
@@ -288,12 +328,13 @@ def _read_tensor(
 def _outputs_asked(raw: Any) -> tuple[str, ...]:
     if raw is None:
         return ()
+    known = (*OUTPUTS, *OUTPUTS_BESIDE)
     names = [
         item["name"]
         for item in (raw if isinstance(raw, list) else ())
-        if isinstance(item, dict) and item.get("name") in OUTPUTS
+        if isinstance(item, dict) and item.get("name") in known
     ]
     if not isinstance(raw, list) or len(names) != len(raw):
-        known = ", ".join(OUTPUTS)
-        raise BadRequest(f"'outputs' must be a list of objects, each with a name among {known}")
+        message = f"'outputs' must be a list of objects, each with a name among {', '.join(known)}"
+        raise BadRequest(message)
     return tuple(names)

@@ -8,7 +8,7 @@ soon as the last file is written.
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,15 @@ from hapredict.errors import (
 )
 from hapredict.registry.catalog import Catalog, Version
 from hapredict.registry.store import Store, open_store
-from hapredict.serving.batch import UNREADABLE, Predicted, answer_columns, chosen_version, names_of
+from hapredict.serving.batch import (
+    UNREADABLE,
+    Predicted,
+    answer_columns,
+    chosen_version,
+    names_of,
+    score_names,
+)
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import load_version
 from hapredict.spec import Spec
 
@@ -71,19 +79,20 @@ def predict_files(
     if entry is None:
         raise NotFound(f"model {spec.name!r} has no version yet")
     chosen = chosen_version(entry.state, version)
-    schema = load_version(store, spec.name, chosen).schema
-    *scores, _, _ = names_of(schema)
+    loaded = load_version(store, spec.name, chosen)
+    schema = loaded.schema
+    names_of(schema, loaded.engine.extras)  # refuses an id or a time with the name of an answer
     files = find_files(spec.data.model_copy(update={"sources": (source,)}), home)
     folder = output if "://" in output else str((home / output).absolute())
     about = {"model": spec.name, "version": chosen.number, "digest": chosen.digest}
-    sink = _Folder(folder, about, scores)
+    sink = _Folder(folder, about, score_names(schema))
     sink.check(overwrite=overwrite)
     dataset = open_dataset(files, spec.data)
     kept = _kept(dataset, schema)
     sink.claim()
     answers = dataset.map_batches(
         _Scorer,
-        fn_constructor_args=(store.url, spec.name, chosen, kept, spec.serving.threshold),
+        fn_constructor_args=(store.url, spec.name, chosen, kept, Rule.of(spec.serving)),
         batch_size=None,
         batch_format="pandas",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
@@ -120,11 +129,11 @@ class _Scorer:
     """One process with one version in it."""
 
     def __init__(
-        self, url: str, model: str, version: Version, kept: tuple[str, ...], threshold: float
+        self, url: str, model: str, version: Version, kept: tuple[str, ...], rule: Rule
     ) -> None:
         self._loaded = load_version(open_store(url), model, version)
         self._kept = kept
-        self._threshold = threshold
+        self._rule = rule
 
     def __call__(self, frame: pd.DataFrame) -> Iterator[pa.Table]:
         needed = [column.name for column in self._loaded.schema.features]
@@ -132,7 +141,7 @@ class _Scorer:
             part = frame.iloc[start : start + CALL_ROWS]
             # id and time count too: one that cannot be read is said, as in live requests
             columns = columns_of_frame(part[[*needed, *self._kept]])
-            answers = answer_columns(self._loaded, columns, self._threshold)
+            answers = answer_columns(self._loaded, columns, self._rule)
             yield pa.table(
                 {
                     **{name: pa.array(part[name], from_pandas=True) for name in self._kept},
@@ -147,7 +156,7 @@ class _Folder(Datasink[tuple[str, int, int, int]]):
     So a task that has to run again overwrites what it wrote before.
     """
 
-    def __init__(self, folder: str, about: dict[str, Any], scores: list[str]) -> None:
+    def __init__(self, folder: str, about: dict[str, Any], scores: Sequence[str]) -> None:
         self.rows = 0
         self.unreadable = 0
         self._folder = folder

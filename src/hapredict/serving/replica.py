@@ -18,12 +18,14 @@ from hapredict.data.schema import Schema, Table
 from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, encode_json
+from hapredict.sections import DAY_S
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded, load_version, why_not_beside
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
 from hapredict.serving.routing import Split
 from hapredict.serving.scoring import Answer, Routes, answer
-from hapredict.spec import DAY_S, Spec
+from hapredict.spec import Spec
 
 __all__ = ["Answer", "Label", "Replica", "refused_path"]
 
@@ -92,6 +94,11 @@ class Replica:
     def schema(self) -> Schema:
         """What requests must look like: the champion's schema. Raises TemporaryError."""
         return self._serving().champion.schema
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What the champion says beside its scores, by name. Raises TemporaryError."""
+        return self._serving().champion.engine.extras
 
     @property
     def model_version(self) -> int:
@@ -259,7 +266,7 @@ class Replica:
             split=split,
             versions=_kept(beside, {number, *_wanted(state)}, serving.versions_kept),
             compared=state.previous if watched and state.previous in beside else None,
-            threshold=serving.threshold,
+            rule=Rule.of(serving),
             sticky_key=serving.sticky_key or champion.schema.id,
             on_event_clock=monitoring.clock == "event",
             bucket_s=monitoring.window_days * DAY_S / BUCKETS_A_WINDOW,

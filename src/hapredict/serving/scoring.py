@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from hapredict.data.values import canonical_text
 from hapredict.errors import BadRequest, Problem, SchemaMismatch, TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.registry.bundle import score_bin
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded
 from hapredict.serving.journal import (
     NO_VERSION,
@@ -46,7 +47,7 @@ class Routes:
     """All that may answer, by number; champion and challenger are among them."""
     compared: int | None
     """The former champion that runs along after a promotion."""
-    threshold: float
+    rule: Rule
     sticky_key: str | None
     """The column that decides who gets the canary; None: each row by itself."""
     on_event_clock: bool
@@ -74,7 +75,7 @@ class Answer:
 
     model: str
     schema: Schema
-    threshold: float
+    rule: Rule
     ids: tuple[str, ...]
     versions: NDArray[np.int64]
     served_by: tuple[str, ...]
@@ -85,6 +86,9 @@ class Answer:
     routes: Routes
     at_s: float
     event_s: NDArray[np.float64]
+    extras: NDArray[np.float32] | None = None
+    """[rows, len(extra_names)]: what versions say beside their scores; NaN where one does not."""
+    extra_names: tuple[str, ...] = ()
     pinned: bool = False
     own: NDArray[np.float64] | None = None
 
@@ -104,41 +108,40 @@ def answer(
     event_s = _event_s(routes, table, rows, now_s)
     ids = _ids(event_s, stem)
     split = routes.split
-    schema, own = routes.champion.schema, None
     if version is not None:
         if version not in routes.versions:
             known = tuple(str(number) for number in sorted(routes.versions))
             raise UnknownName(f"loaded version of model {routes.model!r}", str(version), known)
-        loaded = routes.versions[version]
-        schema, scores = loaded.schema, _scores(loaded, table)
+        found = _scored(routes.versions[version], table)
         versions, served_by = np.full(rows, version, np.int64), (PINNED,) * rows
     else:
         chosen = _chosen(routes, table, ids)
-        found = _challenged(routes, table, chosen, fault) if chosen is not None else None
-        if chosen is None or found is None:
-            scores = _scores(routes.champion, table)
+        mixed = _challenged(routes, table, chosen, fault) if chosen is not None else None
+        found = mixed or _scored(routes.champion, table)
+        if chosen is None or mixed is None:
             versions, served_by = np.full(rows, split.champion, np.int64), ("champion",) * rows
         else:
-            schema, scores, own = found
             versions = np.where(chosen, split.challenger or NO_VERSION, split.champion).astype(
                 np.int64
             )
             served_by = tuple("challenger" if yes else "champion" for yes in chosen.tolist())
     return Answer(
         model=routes.model,
-        schema=schema,
-        threshold=routes.threshold,
+        schema=found.schema,
+        rule=routes.rule,
         ids=ids,
         versions=versions,
         served_by=served_by,
-        scores=scores,
+        scores=found.scores,
+        extras=found.extras,
+        extra_names=found.extra_names,
         model_version=split.champion if version is None else version,
         table=table,
         routes=routes,
         at_s=now_s,
         event_s=event_s,
         pinned=version is not None,
-        own=own,
+        own=found.own,
     )
 
 
@@ -215,45 +218,71 @@ def _chosen(routes: Routes, table: Table, ids: tuple[str, ...]) -> NDArray[np.bo
     return chosen if chosen.any() else None
 
 
+class _Scored(NamedTuple):
+    """What versions say about some rows; the fields are those of Answer."""
+
+    schema: Schema
+    scores: NDArray[np.float32]
+    extras: NDArray[np.float32] | None
+    extra_names: tuple[str, ...]
+    own: NDArray[np.float64] | None = None
+
+
 def _challenged(
     routes: Routes, table: Table, chosen: NDArray[np.bool_], fault: Fault
-) -> tuple[Schema, NDArray[np.float32], NDArray[np.float64] | None] | None:
-    """Schema, scores and own scores where the challenger answers `chosen`; None if it fails."""
+) -> _Scored | None:
+    """What is said where the challenger answers `chosen`; None if it fails."""
     challenger = routes.versions[routes.split.challenger or 0]
     try:
-        theirs = _scores(challenger, take(table, chosen))
+        theirs = _scored(challenger, take(table, chosen))
     except TemporaryError as error:
         fault(str(error))
         return None
     if chosen.all():
-        return challenger.schema, theirs, None
-    champion = routes.champion
-    ours = _scores(champion, take(table, ~chosen))
-    if champion.schema.classes == challenger.schema.classes:
-        scores = np.empty((len(chosen), ours.shape[1]), np.float32)
-        scores[chosen], scores[~chosen] = theirs, ours
-        return champion.schema, scores, None
+        return theirs
+    ours = _scored(routes.champion, take(table, ~chosen))
+    parts = ((chosen, theirs), (~chosen, ours))
+    extra_names = tuple(dict.fromkeys((*ours.extra_names, *theirs.extra_names)))
+    extras = _joined_extras(parts, extra_names) if extra_names else None
+    if ours.schema.classes == theirs.schema.classes:
+        scores = np.empty((len(chosen), ours.scores.shape[1]), np.float32)
+        for rows, part in parts:
+            scores[rows] = part.scores
+        return _Scored(ours.schema, scores, extras, extra_names)
     # one of the two has seen a class that the other does not know: to that one it is impossible
-    classes = tuple(sorted({*champion.schema.classes, *challenger.schema.classes}))
+    classes = tuple(sorted({*ours.schema.classes, *theirs.schema.classes}))
     scores = np.zeros((len(chosen), len(classes)), np.float32)
-    own = np.full((len(chosen), max(ours.shape[1], theirs.shape[1])), np.nan)
-    for loaded, rows, block in ((challenger, chosen, theirs), (champion, ~chosen, ours)):
-        places = np.array([classes.index(name) for name in loaded.schema.classes])
-        scores[np.flatnonzero(rows)[:, None], places] = block
-        own[rows, : block.shape[1]] = block
-    return replace(champion.schema, classes=classes), scores, own
+    width = max(ours.scores.shape[1], theirs.scores.shape[1])
+    own = np.full((len(chosen), width), np.nan)
+    for rows, part in parts:
+        places = np.array([classes.index(name) for name in part.schema.classes])
+        scores[np.flatnonzero(rows)[:, None], places] = part.scores
+        own[rows, : part.scores.shape[1]] = part.scores
+    return _Scored(replace(ours.schema, classes=classes), scores, extras, extra_names, own)
 
 
-def _scores(loaded: Loaded, table: Table) -> NDArray[np.float32]:
+def _joined_extras(
+    parts: Sequence[tuple[NDArray[np.bool_], _Scored]], names: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """The parts' extras by name, [rows, len(names)]."""
+    joined = np.full((len(parts[0][0]), len(names)), np.nan, np.float32)
+    for rows, part in parts:
+        if part.extras is not None:
+            places = [names.index(name) for name in part.extra_names]
+            joined[np.flatnonzero(rows)[:, None], places] = part.extras
+    return joined
+
+
+def _scored(loaded: Loaded, table: Table) -> _Scored:
     """Finite scores. Raises TemporaryError: another replica, or version, may do better."""
     try:
-        scores = loaded.scores(table)
+        scores, extras = loaded.answer(table)
     except Exception as error:  # whatever the network breaks, the caller shall hear one thing
         what = f"v{loaded.number} could not score: {type(error).__name__}: {error}"
         raise TemporaryError(what) from error
     if not np.isfinite(scores).all():
         raise TemporaryError(f"v{loaded.number} gave a score that is not a number")
-    return scores
+    return _Scored(loaded.schema, scores, extras, loaded.engine.extras)
 
 
 def _others(

@@ -49,6 +49,10 @@ class Fitted:
     """One report a pass, without checkpoints."""
     restarts: int = 0
     """Times that the workers had to be started again."""
+    notes: tuple[str, ...] = ()
+    """What was out of the ordinary, in sentences."""
+    workers: tuple[tuple[int, int], ...] = ()
+    """Each start of the workers: epochs finished before it, and how many workers it had."""
 
 
 @dataclass(frozen=True, slots=True)

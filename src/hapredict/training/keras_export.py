@@ -1,14 +1,12 @@
-"""Turns a fitted network into what replicas load: an ONNX graph that answers scores.
+"""What a Keras network hands to the export: its nodes, its logits and its `.keras` file.
 
-The graph is written node by node from the Keras model, so that its inputs, its arithmetic and its
-bytes are ours: equal weights give equal bytes. Units of the target and probabilities are part of
-the graph. Nothing leaves here unproven: the graph runs on ONNX Runtime against Keras, over the
-sample and over rows made to break it.
+Layers are written node by node from the Keras model. A layer of one's own joins with a method
+`to_onnx(graph, inputs) -> str` (see `onnx_graph.Graph`). A layer without an ONNX form is refused by
+name.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,23 +14,16 @@ from zipfile import ZipFile, ZipInfo
 
 import keras
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
 from hapredict.errors import GateRefused
-from hapredict.spec import TrainingSpec
+from hapredict.sections import TrainingSpec
 from hapredict.training.keras_families import build, model_inputs
 from hapredict.training.keras_fit import load_weights
 from hapredict.training.network import Examples, NetworkShape
+from hapredict.training.onnx_graph import Graph, plain_array
 
-_OPSET = 17
-_IR_VERSION = 9
-"""Older than the newest on purpose: every ONNX Runtime of the last years reads it."""
-_ROWS_MAX = 20_000
-_HARD_ROWS = 64
-_EXTREME = 1e6
+_CALL_ROWS = 4096
 _ACTIVATIONS = {
     "relu": "Relu",
     "sigmoid": "Sigmoid",
@@ -44,139 +35,80 @@ _ACTIVATIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A network in the form that replicas load, and the proof that it is the same network."""
+def graph_logits(graph: Graph, shape: NetworkShape, spec: TrainingSpec, weights: bytes) -> str:
+    """Adds the network with these weights; the name of its logits [rows, outputs].
 
-    onnx: bytes
-    """Inputs `numbers` and `categories`, as the shape has them; output `scores` [rows, outputs]."""
-    keras: bytes
-    """The model as a `.keras` file, which loads in Keras' safe mode."""
-    parity: float
-    """Largest difference of a score between the two; of a regression in units of label_scale."""
-    rows: int
-    """Rows that were compared."""
-
-
-class Graph:
-    """An ONNX graph under construction; values go by name."""
-
-    FLOAT = onnx.TensorProto.FLOAT
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def node(self, operator: str, inputs: list[str], **attributes: Any) -> str:
-        """Adds a node with one output and answers its name."""
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
-        return name
-
-    def constant(self, array: NDArray[Any]) -> str:
-        """Adds a constant and answers its name."""
-        name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
-        return name
-
-    def floats(self, values: Any) -> str:
-        """A float32 constant of the values' own shape."""
-        return self.constant(np.asarray(_plain(values), dtype=np.float32))
-
-    def scalar(self, value: float) -> str:
-        """A float32 constant without axes."""
-        return self.constant(np.array(value, dtype=np.float32).reshape(()))
-
-    def integers(self, values: Iterable[int], kind: Any = np.int64) -> str:
-        """A constant of whole numbers with one axis."""
-        return self.constant(np.array(list(values), dtype=kind))
-
-    def integer(self, value: int) -> str:
-        """An int64 constant without axes."""
-        return self.constant(np.array(value, dtype=np.int64).reshape(()))
-
-
-def export(shape: NetworkShape, spec: TrainingSpec, weights: bytes, sample: Examples) -> Exported:
-    """The network with these weights as ONNX and as a `.keras` file, compared on a sample.
-
-    Raises GateRefused if a layer has no ONNX form, if the graph's inputs are not the shape's, or if
-    a score differs by more than `spec.parity_max` on the sample's first 20,000 rows or on rows with
-    missing, unseen and extreme values.
+    Logits [rows, members, outputs] become `graph.members`, and their mean is what counts. Raises
+    GateRefused, with the layer's name, if a layer has no ONNX form.
     """
-    model = build(shape, spec)
-    load_weights(model, weights)
-    network = to_onnx(model, shape)
-    rows = _with_hard_rows(shape, sample.take(slice(0, _ROWS_MAX)))
-    expected = keras_scores(model, shape, rows)
-    parity = _parity(shape, expected, onnx_scores(network, shape, rows))
-    saved = _keras_bytes(model)
-    loaded = keras_scores(_load_keras(saved), shape, rows)
-    parity = max(parity, _parity(shape, expected, loaded))
-    if not parity <= spec.parity_max:
-        raise GateRefused(
-            f"the exported network differs from Keras by {parity:.2e} in a score, over "
-            f"{rows.rows} rows; training.parity_max allows {spec.parity_max:.2e}"
-        )
-    return Exported(network, saved, parity, rows.rows)
+    model = _model(shape, spec, weights)
+    logits = _walk(graph, model, {id(tensor): tensor.name for tensor in model.inputs})
+    if not _votes(model):
+        return logits
+    graph.members = logits
+    return graph.node("ReduceMean", [logits], axes=[1], keepdims=0)
 
 
-def keras_scores(model: keras.Model, shape: NetworkShape, examples: Examples) -> NDArray[Any]:
-    """Keras' scores, float64 [rows, outputs]: probabilities, or values in the target's units."""
+def logits(
+    shape: NetworkShape, spec: TrainingSpec, weights: bytes, examples: Examples
+) -> NDArray[np.float64]:
+    """Keras' own logits [rows, outputs]: the mean of the members' where they vote."""
+    found = member_logits(shape, spec, weights, examples)
+    return found.mean(axis=1) if found.ndim == 3 else found
+
+
+def member_logits(
+    shape: NetworkShape, spec: TrainingSpec, weights: bytes, examples: Examples
+) -> NDArray[np.float64]:
+    """Keras' own logits as the network answers them, [rows, members, outputs] where members vote.
+
+    An exporter without this function has no members.
+    """
+    return model_logits(_model(shape, spec, weights), shape, examples)
+
+
+def source(shape: NetworkShape, spec: TrainingSpec, weights: bytes) -> bytes:
+    """The network as a `.keras` file, which loads in Keras' safe mode. Equal weights, equal bytes.
+
+    Raises GateRefused if what was saved does not load again as the same network.
+    """
+    model = _model(shape, spec, weights)
+    raw = _keras_bytes(model)
+    again = load_source(raw).get_weights()
+    if not all(map(np.array_equal, again, model.get_weights())):
+        raise GateRefused("the network's .keras file loads with other weights than were saved")
+    return raw
+
+
+def model_logits(
+    model: keras.Model, shape: NetworkShape, examples: Examples
+) -> NDArray[np.float64]:
+    """A model's logits, as it answers them, in double precision."""
     parts = []
-    for start in range(0, examples.rows, 4096):
-        part = examples.take(slice(start, start + 4096))
+    for start in range(0, max(1, examples.rows), _CALL_ROWS):
+        part = examples.take(slice(start, start + _CALL_ROWS))
         inputs = model_inputs(shape, part.numbers, part.categories)
-        parts.append(_plain(model(inputs, training=False)))
-    logits = np.concatenate(parts)
-    if shape.task == "regression":
-        return logits * shape.label_scale + shape.label_mean
-    if shape.task == "multiclass":
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-    return np.asarray(0.5 * (1 + np.tanh(logits / 2)))
+        parts.append(plain_array(model(inputs, training=False)))
+    return np.concatenate(parts)
 
 
-def onnx_scores(network: bytes, shape: NetworkShape, examples: Examples) -> NDArray[Any]:
-    """ONNX Runtime's scores, float32 [rows, outputs]. Raises GateRefused if inputs differ."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-    names = tuple(value.name for value in session.get_inputs())
-    outputs = [value.name for value in session.get_outputs()]
-    if names != shape.inputs or outputs != ["scores"]:
-        raise GateRefused(
-            f"the exported network takes {names} and answers {outputs}; a replica gives "
-            f"{shape.inputs} and reads ['scores']"
-        )
-    inputs = model_inputs(shape, examples.numbers, examples.categories)
-    return np.asarray(session.run(["scores"], inputs)[0])
+def load_source(raw: bytes) -> keras.Model:
+    """The network in a `.keras` file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.keras"
+        path.write_bytes(raw)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
-def to_onnx(model: keras.Model, shape: NetworkShape) -> bytes:
-    """The model's graph with scores on top. Equal weights give equal bytes.
+def _model(shape: NetworkShape, spec: TrainingSpec, weights: bytes) -> keras.Model:
+    # a network that was trained in half precision is exported and judged in full
+    model = build(shape, spec.model_copy(update={"precision": "float32"}))
+    load_weights(model, weights)
+    return model
 
-    Raises GateRefused, with the layer's name, if a layer has no ONNX form.
-    """
-    graph = Graph()
-    names = {id(tensor): tensor.name for tensor in model.inputs}
-    logits = _walk(graph, model, names)
-    _add_scores(graph, logits, shape)
-    widths = {"numbers": 2 * len(shape.edges), "categories": len(shape.levels)}
-    kinds = {"numbers": onnx.TensorProto.FLOAT, "categories": onnx.TensorProto.INT32}
-    inputs = [
-        helper.make_tensor_value_info(name, kinds[name], ["rows", widths[name]])
-        for name in shape.inputs
-    ]
-    scores = helper.make_tensor_value_info("scores", Graph.FLOAT, ["rows", shape.outputs])
-    made = helper.make_model(
-        helper.make_graph(graph.nodes, "network", inputs, [scores], graph.constants),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
-        ir_version=_IR_VERSION,
-        producer_name="hapredict",
-    )
-    onnx.checker.check_model(made, full_check=True)
-    return made.SerializeToString(deterministic=True)
+
+def _votes(model: keras.Model) -> bool:
+    return len(model.outputs[0].shape) == 3
 
 
 def _walk(graph: Graph, model: Any, names: dict[int, str]) -> str:
@@ -247,12 +179,12 @@ def _layer_normalization(graph: Graph, layer: Any, inputs: list[str]) -> str:
 
 
 def _batch_normalization(graph: Graph, layer: Any, inputs: list[str]) -> str:
-    gain = 1 / np.sqrt(_plain(layer.moving_variance) + layer.epsilon)
+    gain = 1 / np.sqrt(plain_array(layer.moving_variance) + layer.epsilon)
     if layer.scale:
-        gain = gain * _plain(layer.gamma)
-    offset = -_plain(layer.moving_mean) * gain
+        gain = gain * plain_array(layer.gamma)
+    offset = -plain_array(layer.moving_mean) * gain
     if layer.center:
-        offset = offset + _plain(layer.beta)
+        offset = offset + plain_array(layer.beta)
     scaled = graph.node("Mul", [inputs[0], graph.floats(gain)])
     return graph.node("Add", [scaled, graph.floats(offset)])
 
@@ -273,12 +205,6 @@ def _folded(operator: str) -> Callable[[Graph, Any, list[str]], str]:
         return value
 
     return write
-
-
-def _plain(values: Any) -> NDArray[Any]:
-    """Variables, tensors and lists as one kind of array, in double precision."""
-    values = getattr(values, "value", values)
-    return np.asarray(values.numpy() if hasattr(values, "numpy") else values, dtype=np.float64)
 
 
 def _nothing(_graph: Graph, _layer: Any, inputs: list[str]) -> str:
@@ -307,53 +233,6 @@ _LAYERS: dict[Any, Callable[[Graph, Any, list[str]], str]] = {
 }
 
 
-def _add_scores(graph: Graph, logits: str, shape: NetworkShape) -> None:
-    if shape.task == "binary":
-        last = helper.make_node("Sigmoid", [logits], ["scores"])
-    elif shape.task == "multiclass":
-        last = helper.make_node("Softmax", [logits], ["scores"], axis=1)
-    else:
-        scaled = graph.node("Mul", [logits, graph.floats([shape.label_scale])])
-        last = helper.make_node("Add", [scaled, graph.floats([shape.label_mean])], ["scores"])
-    graph.nodes.append(last)
-
-
-def _parity(shape: NetworkShape, expected: NDArray[Any], got: NDArray[Any]) -> float:
-    if got.shape != expected.shape:
-        raise GateRefused(f"the exported scores are {got.shape}; expected {expected.shape}")
-    # far from all labels, float32 holds a regression's value only to a share of it
-    size = np.maximum(1.0, np.abs(expected - shape.label_mean) / shape.label_scale)
-    return float(np.max(np.abs(expected - got) / size, initial=0.0)) / shape.label_scale
-
-
-def _with_hard_rows(shape: NetworkShape, sample: Examples) -> Examples:
-    """The sample, and rows in which one thing after the other is missing, unseen or extreme."""
-    chance = np.random.default_rng(0)
-    count = len(shape.edges)
-    values = chance.normal(size=(_HARD_ROWS, count)).astype(np.float32)
-    missing = np.zeros((_HARD_ROWS, count), dtype=np.float32)
-    codes = chance.integers(
-        0, np.array(shape.levels, dtype=np.int64), (_HARD_ROWS, len(shape.levels))
-    )
-    kinds = np.arange(_HARD_ROWS) % 8
-    values[kinds == 1] *= 1e3
-    values[kinds == 2] = _EXTREME
-    values[kinds == 3] = -_EXTREME
-    missing[kinds == 4] = 1
-    for row in np.flatnonzero(kinds == 5):
-        values[row] = [edges[row % len(edges)] for edges in shape.edges]
-    missing[kinds == 6] = chance.integers(0, 2, (int(np.sum(kinds == 6)), count))
-    values[missing == 1] = 0
-    codes[kinds == 4] = 0
-    codes[kinds == 2] = 1
-    codes[kinds == 3] = np.array(shape.levels, dtype=np.int64) - 1
-    return Examples(
-        np.concatenate([sample.numbers, np.concatenate([values, missing], axis=1)]),
-        np.concatenate([sample.categories, codes.astype(np.int32)]),
-        np.concatenate([sample.labels, np.zeros(_HARD_ROWS, dtype=np.float32)]),
-    )
-
-
 def _keras_bytes(model: keras.Model) -> bytes:
     """The model as a `.keras` file without the time of its making, so that equal models are equal.
 
@@ -371,10 +250,3 @@ def _keras_bytes(model: keras.Model) -> bytes:
         for name, content in members.items():
             archive.writestr(ZipInfo(name), content)
     return buffer.getvalue()
-
-
-def _load_keras(raw: bytes) -> keras.Model:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.keras"
-        path.write_bytes(raw)
-        return keras.saving.load_model(path, compile=False, safe_mode=True)

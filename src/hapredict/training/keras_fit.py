@@ -1,12 +1,9 @@
 """Fits one network, alone or as one of several workers that add up their gradients.
 
-An epoch is one compiled call over data that stays in memory. A step's gradients and loss travel in
-one flat vector, and each row's loss is divided by the rows of the *global* batch: the result does
-not depend on the number of workers. Gradients are made dense, because Keras' Adam takes duplicate
-rows of a sparse gradient for separate ones and so learns embeddings at a wrong rate.
-
-Chance is a function of the seed, the epoch and the step, and the state after each epoch is
-complete: a fit that resumes ends in the same bits as one that never stopped.
+An epoch is one compiled call a window of rows. Each row's loss is divided by the rows of the
+*global* batch: the result does not depend on the number of workers. Chance is a function of the
+seed, the epoch and the step, and the state after each epoch is complete: a fit that resumes ends in
+the same bits as one that never stopped.
 """
 
 import hashlib
@@ -14,8 +11,9 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from math import ceil, isfinite
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +21,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from hapredict.errors import TrainingFailed
-from hapredict.spec import TrainingSpec
+from hapredict.sections import TrainingSpec
+from hapredict.training.feed import Feed, Window
 from hapredict.training.fitted import (
     EpochReport,
     Fitted,
@@ -32,40 +31,44 @@ from hapredict.training.fitted import (
     unpack_arrays,
     without_checkpoint,
 )
-from hapredict.training.keras_families import build, model_inputs
+from hapredict.training.keras_families import build
+from hapredict.training.keras_step import Reduce, Stepper
 from hapredict.training.network import Examples, NetworkShape
+from hapredict.training.rules import NOT_THE_TASK, explodes, settle
 
 __all__ = ["EpochReport", "Fitted", "fit", "join_workers", "plan_batches", "use_threads"]
 
-Reduce: TypeAlias = Callable[[Any], Any]
-"""From this worker's vector to the sum of all workers' vectors, inside a compiled function."""
-
-_EPSILON = 1e-6
-"""Adam's, ten times Keras' default: rounding in gradients near zero then stays rounding."""
-_VALIDATION_ROWS = 8192
 _SEEDS_A_STEP = 64
 """Keys of chance set aside for one step of one worker, more than a network has random layers."""
-_NOT_THE_TASK = {"workers", "cpus_per_worker", "worker_failures_max", "parity_max"}
+_BLAMED_MAX = 3
+_ABSURD = 100.0
+"""Scaled values beyond this are worth a look when a loss breaks."""
 
 
 def fit(
     shape: NetworkShape,
     spec: TrainingSpec,
-    train: Examples,
+    train: Feed,
     validation: Examples,
     *,
     reduce: Reduce | None = None,
     rank: int = 0,
     workers: int = 1,
+    micro_batches: int = 1,
     resume: bytes | None = None,
     on_epoch: Callable[[EpochReport], None],
 ) -> Fitted:
     """The weights of the epoch with the lowest validation loss, out of `spec.epochs_max`.
 
     Each of `workers` calls this with the same arguments but its own `rank` and a `reduce` that adds
-    up their vectors. `on_epoch` gets a report after each epoch, with a checkpoint on rank 0;
-    `resume` is such a checkpoint. Raises TrainingFailed if there is nothing to learn from, if the
-    loss stops being a finite number, or if the checkpoint belongs to another task.
+    up their vectors. A worker takes its part of a batch in `micro_batches` parts one after the
+    other, which needs less memory. `on_epoch` gets a report after each epoch, with a checkpoint on
+    rank 0; `resume` is such a checkpoint.
+
+    A loss that is no longer a finite number, or explodes, ends the fit at once: with the best
+    weights until then and a note that names the step, or, in the first epoch, with TrainingFailed.
+    Raises TrainingFailed too if there is nothing to learn from, or if the checkpoint belongs to
+    another task.
     """
     if not train.rows or not validation.rows:
         raise TrainingFailed(
@@ -73,56 +76,90 @@ def fit(
             "at least one of each is needed"
         )
     tf.config.experimental.enable_op_determinism()
+    # a GPU would round float32 to 10 bits, and an export could not be compared with it
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    spec = settle(spec, train.rows)
+    epochs, rate = int(spec.epochs_max), float(spec.learning_rate)
     model = build(shape, spec)
-    _refuse_batch_statistics(model, workers)
-    steps = ceil(train.rows / spec.batch_rows)
-    optimizer = _optimizer(spec, spec.epochs_max * steps)
-    optimizer.build(model.trainable_variables)
+    stepper = Stepper(
+        model, shape, spec, reduce=reduce, workers=workers, micro_batches=micro_batches
+    )
+    steps = sum(ceil(rows / int(spec.batch_rows)) for rows in train.window_rows)
     run = _task_hash(shape, spec, train, validation)
     state = State(run, 0, 0, float("inf"), (), (), (), ())
     if resume is not None:
         state = State.from_bytes(resume)
-        _restore(model, optimizer, state, run)
-    epoch_of = _compiled_epoch(model, optimizer, shape, reduce, workers)
-    loss_of = _compiled_loss(model, shape)
-    data, judged = _tensors(shape, train), _tensors(shape, validation)
-    for epoch in range(state.epoch + 1, spec.epochs_max + 1):
+        _check_task(state, run)
+        load_weights(model, pack_arrays(state.weights))
+        stepper.restore(state.optimizer)
+    data = _Data(shape)
+    judged = _tensors(shape, validation)
+    judged_weights = tf.constant(_class_weights(shape, validation.labels))
+    for epoch in range(state.epoch + 1, epochs + 1):
         started_s = time.perf_counter()
-        batches = plan_batches(
-            train.rows, spec.batch_rows, seed=spec.seed, epoch=epoch, rank=rank, workers=workers
-        )
-        loss = float(epoch_of(data, batches, _chance(spec.seed, epoch, rank, steps, workers)))
-        validation_loss = float(loss_of(*judged))
-        if not (isfinite(loss) and isfinite(validation_loss)):
-            raise TrainingFailed(
-                f"the loss of epoch {epoch} is {loss}, on validation rows {validation_loss}; "
-                f"lower training.learning_rate (now {spec.learning_rate:g})"
+        done = (epoch - 1) * steps
+        total = 0.0
+        for window in train.windows(spec.seed, epoch):
+            index, weight, rows = cut_batches(
+                window.rows, int(spec.batch_rows), rank=rank, workers=workers
             )
-        rate = train.rows / (time.perf_counter() - started_s)
-        report = EpochReport(epoch, loss, validation_loss, rate, None, spec.epochs_max)
-        state = _advanced(state, report, model, optimizer)
+            weight *= _class_weights(shape, window.examples.labels)[index]
+            numbers = done + np.arange(len(rows), dtype=np.int64)
+            chance = _chance(spec.seed, numbers, rank, workers)
+            rates = rate * (1 + np.cos(np.pi * numbers / (epochs * steps))) / 2
+            losses = stepper.run(data.of(window), (index, weight), chance, rates, done)
+            fault = np.flatnonzero(~np.isfinite(losses))
+            if len(fault):
+                step = int(fault[0])
+                blamed = _blamed(shape, window, index[step])
+                why = (
+                    f"the loss is {losses[step]} at step {(done + step) % steps + 1} of epoch "
+                    f"{epoch}{blamed}; lower training.learning_rate (now {rate:g}) or mend the rows"
+                )
+                return _stopped(state, why)
+            total += float(losses @ rows)
+            done += len(rows)
+        loss, validation_loss = total / train.rows, stepper.loss(judged, judged_weights)
+        if not isfinite(validation_loss) or explodes(loss, [line.loss for line in state.history]):
+            why = (
+                f"the loss of epoch {epoch} is {loss:.3g}, on validation rows "
+                f"{validation_loss:.3g}: it explodes; lower training.learning_rate "
+                f"(now {rate:g})"
+            )
+            return _stopped(state, why)
+        speed = train.rows / (time.perf_counter() - started_s)
+        report = EpochReport(epoch, loss, validation_loss, speed, None, epochs)
+        state = _advanced(state, report, stepper)
         saved = state.to_bytes() if rank == 0 else None
-        on_epoch(EpochReport(epoch, loss, validation_loss, rate, saved, spec.epochs_max))
+        on_epoch(EpochReport(epoch, loss, validation_loss, speed, saved, epochs))
     return state.fitted()
 
 
 def plan_batches(
     rows: int, batch_rows: int, *, seed: int, epoch: int, rank: int, workers: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """Which rows a worker takes in each step of an epoch.
+    """The batches of a worker in an epoch over rows that fit in one window (`cut_batches`)."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return cut_batches(order, batch_rows, rank=rank, workers=workers)
+
+
+def cut_batches(
+    order: NDArray[np.int64], batch_rows: int, *, rank: int, workers: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """Which rows of `order` [rows] a worker takes in each step.
 
     Answers index [steps, local] int32, weight [steps, local] float32 and rows [steps] float32. The
-    rows, shuffled by seed and epoch, are cut into equal batches of at most `batch_rows`, and each
-    batch into `workers` parts; what is missing in the last ones is filled with weight 0. A row's
-    weight is 1 / rows of its batch over all workers, so that each row counts once.
+    rows are cut into equal batches of at most `batch_rows`, and each batch into `workers` parts;
+    what is missing in the last ones is filled with weight 0. A row's weight is 1 / rows of its
+    batch over all workers, so that each row counts once.
     """
-    steps = ceil(rows / batch_rows)
-    batch = ceil(rows / steps)
+    steps = ceil(len(order) / batch_rows)
+    batch = ceil(len(order) / steps)
     local = ceil(batch / workers)
-    order = np.full(steps * batch, -1, dtype=np.int64)
-    order[:rows] = np.random.default_rng([seed, epoch]).permutation(rows)
+    filled = np.full(steps * batch, -1, dtype=np.int64)
+    filled[: len(order)] = order
     index = np.full((steps, workers * local), -1, dtype=np.int64)
-    index[:, :batch] = order.reshape(steps, batch)
+    index[:, :batch] = filled.reshape(steps, batch)
     present = index >= 0
     count = present.sum(axis=1).astype(np.float32)
     weight = present.astype(np.float32) / count[:, None]
@@ -142,18 +179,18 @@ def load_weights(model: keras.Model, weights: bytes) -> None:
     model.set_weights(list(arrays))
 
 
-def use_threads(threads: int) -> None:
+def use_threads(threads: int, workers: int = 1) -> None:
     """Limits TensorFlow to this many threads. Works only before its first operation."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # one more, so that waiting for the other workers does not stop the work that remains
-    tf.config.threading.set_inter_op_parallelism_threads(2)
+    # two operations at once would share one core's cache; but one waits for the other workers
+    tf.config.threading.set_inter_op_parallelism_threads(1 if workers == 1 else 2)
 
 
-def join_workers(workers: int) -> Reduce:
+def join_workers(workers: int, hint: str = "auto") -> Reduce:
     """Joins the workers that TF_CONFIG lists, and answers how to add up their vectors.
 
-    Blocks until all of them have joined. A worker that dies leaves the others waiting, so whoever
-    started them must end them.
+    `hint` is how vectors travel: "auto", or "nccl" between GPUs. Blocks until all of them have
+    joined. A worker that dies leaves the others waiting, so whoever started them must end them.
     """
     if "TF_CONFIG" not in os.environ:
         raise TrainingFailed("TF_CONFIG is not set, so the other workers are unknown")
@@ -169,87 +206,27 @@ def join_workers(workers: int) -> Reduce:
             ordering_token=[],
             merge_op="Add",
             final_op="Id",
-            communication_hint="auto",
+            communication_hint=hint,
             timeout_seconds=0.0,
         )
 
     return add_up
 
 
-def _optimizer(spec: TrainingSpec, steps: int) -> Any:
-    optimizer = keras.optimizers.AdamW(
-        learning_rate=keras.optimizers.schedules.CosineDecay(spec.learning_rate, steps),
-        weight_decay=spec.weight_decay,
-        epsilon=_EPSILON,
-    )
-    # decay keeps slopes small; an offset has no reason to be small
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    return optimizer
+class _Data:
+    """The tensors of a window; rows that stay in memory are brought there once."""
 
+    def __init__(self, shape: NetworkShape) -> None:
+        self._shape = shape
+        self._examples: Examples | None = None
+        self._tensors: tuple[Any, Any, Any] | None = None
 
-def _row_losses(shape: NetworkShape, labels: Any, logits: Any) -> Any:
-    if shape.task == "binary":
-        return tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits[:, 0])
-    if shape.task == "multiclass":
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(
-            labels=tf.cast(labels, tf.int32), logits=logits
-        )
-    return tf.square(logits[:, 0] - labels)
-
-
-def _compiled_epoch(
-    model: keras.Model, optimizer: Any, shape: NetworkShape, reduce: Reduce | None, workers: int
-) -> Any:
-    variables = model.trainable_variables
-    sizes = [int(np.prod(variable.shape)) for variable in variables]
-    seeds = _seed_states(model)
-
-    @tf.function
-    def epoch(data: Any, batches: Any, chance: Any) -> Any:
-        (numbers, categories, labels), (index, weights, rows) = data, batches
-        total = tf.zeros(())
-        for step in tf.range(tf.shape(index)[0]):
-            for place, seed in enumerate(seeds):
-                seed.assign(chance[step] + tf.constant([place, 0], dtype=chance.dtype))
-            chosen = index[step]
-            inputs = model_inputs(shape, tf.gather(numbers, chosen), tf.gather(categories, chosen))
-            with tf.GradientTape() as tape:
-                logits = model(inputs, training=True)
-                row_losses = _row_losses(shape, tf.gather(labels, chosen), logits)
-                loss = tf.reduce_sum(row_losses * weights[step])
-                for penalty in model.losses:  # of a user's family; each worker adds its part
-                    loss += penalty / workers
-            found = tape.gradient(
-                loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            flat = [tf.reshape(tf.convert_to_tensor(gradient), [-1]) for gradient in found]
-            vector = tf.concat([*flat, tf.reshape(loss, [1])], axis=0)
-            if reduce is not None:
-                vector = tf.ensure_shape(reduce(vector), [sum(sizes) + 1])
-            parts = tf.split(vector, [*sizes, 1])
-            gradients = [
-                tf.reshape(part, variable.shape)
-                for part, variable in zip(parts[:-1], variables, strict=True)
-            ]
-            optimizer.apply(gradients, variables)
-            total += parts[-1][0] * rows[step]
-        return total / tf.reduce_sum(rows)
-
-    return epoch
-
-
-def _compiled_loss(model: keras.Model, shape: NetworkShape) -> Any:
-    @tf.function
-    def mean_loss(numbers: Any, categories: Any, labels: Any) -> Any:
-        total, rows = tf.zeros(()), tf.shape(labels)[0]
-        for start in tf.range(0, rows, _VALIDATION_ROWS):
-            part = slice(start, start + _VALIDATION_ROWS)
-            inputs = model_inputs(shape, numbers[part], categories[part])
-            logits = model(inputs, training=False)
-            total += tf.reduce_sum(_row_losses(shape, labels[part], logits))
-        return total / tf.cast(rows, tf.float32)
-
-    return mean_loss
+    def of(self, window: Window) -> tuple[Any, Any, Any]:
+        if self._tensors is None or window.examples is not self._examples:
+            self._tensors = None  # the old ones go before the new ones come
+            self._tensors = _tensors(self._shape, window.examples)
+            self._examples = window.examples
+        return self._tensors
 
 
 def _tensors(shape: NetworkShape, examples: Examples) -> tuple[Any, Any, Any]:
@@ -264,21 +241,21 @@ def _tensors(shape: NetworkShape, examples: Examples) -> tuple[Any, Any, Any]:
     )
 
 
-def _seed_states(model: keras.Model) -> list[Any]:
-    """The states of the network's random layers, in the order of its layers."""
-    known = {id(weight) for weight in model.weights}
-    return [v for v in model.non_trainable_variables if id(v) not in known and v.shape == (2,)]
+def _class_weights(shape: NetworkShape, labels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The weight of each row by its class, [rows]."""
+    if not shape.class_weights:
+        return np.ones(len(labels), dtype=np.float32)
+    return np.asarray(shape.class_weights, dtype=np.float32)[labels.astype(np.int64)]
 
 
-def _chance(seed: int, epoch: int, rank: int, steps: int, workers: int) -> NDArray[np.int64]:
+def _chance(seed: int, steps: NDArray[np.int64], rank: int, workers: int) -> NDArray[np.int64]:
     """Keys of chance [steps, 2], different in each step of each worker."""
-    step = (epoch - 1) * steps + np.arange(steps, dtype=np.int64)
-    counter = (step * workers + rank) * _SEEDS_A_STEP
-    return np.stack([np.full(steps, seed * 1_000_003), counter], axis=1) & 0x7FFF_FFFF
+    counter = (steps * workers + rank) * _SEEDS_A_STEP
+    return np.stack([np.full(len(steps), seed * 1_000_003), counter], axis=1) & 0x7FFF_FFFF
 
 
-def _advanced(state: State, report: EpochReport, model: keras.Model, optimizer: Any) -> State:
-    weights = _copies(model.weights)
+def _advanced(state: State, report: EpochReport, stepper: Stepper) -> State:
+    weights = stepper.weights()
     better = report.validation_loss < state.best_loss
     return State(
         run=state.run,
@@ -287,42 +264,54 @@ def _advanced(state: State, report: EpochReport, model: keras.Model, optimizer: 
         best_loss=report.validation_loss if better else state.best_loss,
         history=(*state.history, without_checkpoint(report)),
         weights=weights,
-        optimizer=_copies(optimizer.variables),
+        optimizer=stepper.moments(),
         best=weights if better else state.best,
     )
 
 
-def _copies(variables: list[Any]) -> tuple[NDArray[Any], ...]:
-    return tuple(np.array(variable.value.numpy()) for variable in variables)
+def _stopped(state: State, why: str) -> Fitted:
+    """The best weights so far, with the note why there are no better ones."""
+    if not state.best_epoch:
+        raise TrainingFailed(why)
+    return replace(state.fitted(), notes=(f"{why}; the weights of epoch {state.best_epoch} stay",))
 
 
-def _restore(model: keras.Model, optimizer: Any, state: State, run: str) -> None:
+def _blamed(shape: NetworkShape, window: Window, batch: NDArray[np.int32]) -> str:
+    """The rows of a batch that stand out so far that they may be what broke it."""
+    examples = window.examples.take(batch)
+    labels = examples.labels.astype(np.float64)
+    if shape.task == "regression":
+        labels = (labels - shape.label_mean) / shape.label_scale
+    values = np.concatenate([examples.numbers.astype(np.float64), labels[:, None]], axis=1)
+    with np.errstate(invalid="ignore"):
+        worst = np.where(np.isfinite(values), np.abs(values), np.inf).max(axis=1)
+    places = [place for place in np.argsort(-worst)[:_BLAMED_MAX] if worst[place] > _ABSURD]
+    if not places:
+        return ""
+    named = [
+        f"{_row_name(window, int(batch[place]))} (label {examples.labels[place]:g}, largest scaled "
+        f"value {worst[place]:.3g})"
+        for place in places
+    ]
+    return f", with {' and '.join(named)} in its batch"
+
+
+def _row_name(window: Window, row: int) -> str:
+    return f"row {row if window.names is None else window.names[row]}"
+
+
+def _check_task(state: State, run: str) -> None:
     if state.run != run:
         raise TrainingFailed(
             "the checkpoint belongs to a training with another shape, spec or number of rows; "
             "start this one under a new run name"
         )
-    load_weights(model, pack_arrays(state.weights))
-    for variable, value in zip(optimizer.variables, state.optimizer, strict=True):
-        variable.assign(value)
 
 
-def _task_hash(
-    shape: NetworkShape, spec: TrainingSpec, train: Examples, validation: Examples
-) -> str:
+def _task_hash(shape: NetworkShape, spec: TrainingSpec, train: Feed, validation: Examples) -> str:
     told = {
         "shape": shape.to_json(),
-        "spec": spec.model_dump(mode="json", exclude=_NOT_THE_TASK),
+        "spec": spec.model_dump(mode="json", exclude=set(NOT_THE_TASK)),
         "rows": [train.rows, validation.rows],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _refuse_batch_statistics(model: keras.Model, workers: int) -> None:
-    if workers > 1 and any(
-        isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers
-    ):
-        raise TrainingFailed(
-            "batch normalisation keeps statistics that workers do not share; use layer "
-            "normalisation, or set training.workers to 1"
-        )

@@ -8,7 +8,7 @@ Scores are [rows, outputs]: the probability of the positive class, a probability
 or the value in the units of the target.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil, sqrt
 from statistics import NormalDist
@@ -17,13 +17,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hapredict.spec import Task
+from hapredict.sections import Task
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 _NEED_MAX = 10_000_000
 _PROBABILITY_MIN = 1e-12
+_GROUPS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,21 @@ class Verdict:
         return self.outcome == "fail"
 
 
-def evaluate(task: Task, labels: Array, scores: Array) -> dict[str, float]:
+def evaluate(
+    task: Task, labels: Array, scores: Array, quantiles: Mapping[float, Array] | None = None
+) -> dict[str, float]:
     """The metrics of scores [rows, outputs] against labels [rows].
 
-    binary: auc, brier, logloss, accuracy (at 0.5), base_rate. multiclass: logloss, brier (half the
-    sum over classes, so that it lies in [0, 1]), accuracy. regression: mae, rmse, r2. A metric that
-    the labels leave undefined is absent: auc with one class only, r2 with equal labels. Raises
-    ValueError on no rows, on other shapes and on values that are not finite.
+    binary: auc, brier, logloss, accuracy (at 0.5), base_rate, calibration_error. multiclass:
+    logloss, brier (half the sum over classes, so that it lies in [0, 1]), accuracy,
+    calibration_error. regression: mae, rmse, r2, and with `quantiles` (values [rows] by quantile)
+    those of `quantile_metrics`. A metric that the labels leave undefined is absent: auc with one
+    class only, r2 with equal labels. Raises ValueError on no rows, on other shapes and on values
+    that are not finite.
     """
     labels, scores = _checked(task, labels, scores)
     if task == "regression":
-        return _regression(labels, scores[:, 0])
+        return {**_regression(labels, scores[:, 0]), **quantile_metrics(labels, quantiles or {})}
     if task == "multiclass":
         return _multiclass(labels, scores)
     positive = labels == 1
@@ -65,6 +70,7 @@ def evaluate(task: Task, labels: Array, scores: Array) -> dict[str, float]:
         "logloss": float(np.mean(-np.log(np.maximum(likelihood, _PROBABILITY_MIN)))),
         "accuracy": float(np.mean((score >= 0.5) == positive)),
         "base_rate": float(np.mean(positive)),
+        "calibration_error": calibration_error(labels, scores),
     }
     if positive.any() and not positive.all():
         found = {"auc": auc(labels, score), **found}
@@ -87,6 +93,46 @@ def auc(labels: Array, score: Array) -> float:
         raise ValueError("the AUC needs rows of both classes")
     twice_sum = int(twice_rank[labels == 1].sum())
     return (twice_sum - positives * (positives + 1)) / (2 * positives * negatives)
+
+
+def calibration_error(labels: Array, scores: Array) -> float:
+    """How far probabilities are from what happens, in [0, 1] (expected calibration error).
+
+    scores [rows, 1] of the positive class, or [rows, classes], of which the highest counts. Rows in
+    the order of their score are cut into 15 groups of equal size; in each, the mean score is
+    compared with the share of rows that it came true for, and the differences are averaged. Honest
+    scores of few rows have one too, by chance: about 1/sqrt(rows).
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    score = scores[:, 0] if scores.shape[1] == 1 else scores.max(axis=1)
+    came_true = labels == (1 if scores.shape[1] == 1 else scores.argmax(axis=1))
+    order = np.argsort(score, kind="stable")
+    groups = np.array_split(order, min(_GROUPS, len(order)))
+    # rows of equal score belong together: which of them come first means nothing
+    apart = [abs(float((score[rows] - came_true[rows]).sum())) for rows in _by_score(groups, score)]
+    return sum(apart) / len(score)
+
+
+def quantile_metrics(labels: Array, quantiles: Mapping[float, Array]) -> dict[str, float]:
+    """How good forecast quantiles are; nothing without any.
+
+    pinball: the mean over rows and quantiles of the loss that the true quantile makes lowest, in
+    the units of the target. coverage: the share of labels from the lowest to the highest quantile,
+    which should be coverage_wanted.
+    """
+    if not quantiles:
+        return {}
+    levels = sorted(quantiles)
+    values = np.stack([np.asarray(quantiles[level], np.float64) for level in levels])
+    labels = np.asarray(labels, np.float64)
+    above = labels - values
+    pinball = np.maximum(np.array(levels)[:, None] * above, (np.array(levels)[:, None] - 1) * above)
+    inside = (values[0] <= labels) & (labels <= values[-1])
+    return {
+        "pinball": float(np.mean(pinball)),
+        "coverage": float(np.mean(inside)),
+        "coverage_wanted": levels[-1] - levels[0],
+    }
 
 
 def losses(task: Task, labels: Array, scores: Array, scale: float = 1.0) -> Floats:
@@ -232,6 +278,17 @@ def _checked(task: Task, labels: Array, scores: Array) -> tuple[Floats, Floats]:
     return labels, scores
 
 
+def _by_score(groups: list[NDArray[np.int64]], score: Floats) -> Iterator[NDArray[np.int64]]:
+    """The groups, each joined with the next while their scores meet."""
+    held: list[NDArray[np.int64]] = []
+    for group in groups:
+        if held and score[held[-1][-1]] != score[group[0]]:
+            yield np.concatenate(held)
+            held = []
+        held.append(group)
+    yield np.concatenate(held)
+
+
 def _half_brier(labels: Floats, scores: Floats) -> Floats:
     corners = np.eye(scores.shape[1])[labels.astype(np.int64)]
     return np.asarray(np.sum((corners - scores) ** 2, axis=1) / 2)
@@ -244,6 +301,7 @@ def _multiclass(labels: Floats, scores: Floats) -> dict[str, float]:
         "logloss": float(np.mean(-np.log(np.maximum(likelihood, _PROBABILITY_MIN)))),
         "brier": float(np.mean(_half_brier(labels, scores))),
         "accuracy": float(np.mean(scores.argmax(axis=1) == index)),
+        "calibration_error": calibration_error(labels, scores),
     }
 
 

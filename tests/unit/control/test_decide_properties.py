@@ -27,7 +27,7 @@ from hapredict.errors import GateRefused
 from hapredict.monitoring.report import Alarm, MonitorReport, Paired
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
-from hapredict.spec import DAY_S, ControlSpec
+from hapredict.sections import DAY_S, ControlSpec
 from hapredict.training.metrics import Verdict
 from tests.support.control import at, check_state
 

@@ -1,91 +1,28 @@
-"""From a fitted network to what may be published: splits, gates, references and golden rows."""
+"""From a fitted network to what may be published: gates, references and golden rows."""
 
-import functools
-import itertools
-import operator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hapredict.control.learning import (
     GOLDEN_ROWS,
     ROWS_MIN,
     SCORE_BINS,
-    Prepared,
     golden,
     golden_rows,
     judge,
+    measure,
     reference,
 )
-from hapredict.data.schema import rows_of, take
-from hapredict.features.plan import count_bins
 from hapredict.registry.bundle import Reference, score_bin
+from hapredict.sections import ServingSpec
 from hapredict.training.metrics import losses
-from tests.support.bundles import plan_of, schema_of, spec_of, table_of
+from tests.support.bundles import schema_of, table_of
 
 SCHEMA = schema_of()
-ROWS = 40
-TABLE = table_of(ROWS, seed=3)
-PLAN = plan_of(SCHEMA, TABLE, spec_of())
-
-
-def prepared_of(table, labels, order, cuts=(), held_from=7.0):
-    places = [0, *sorted(cuts), len(labels)]
-    blocks = [np.arange(start, max(start, end)) for start, end in itertools.pairwise(places)]
-    return functools.reduce(
-        operator.add,
-        [
-            Prepared.of(take(table, block), labels[block], order[block], PLAN, held_from)
-            for block in blocks
-        ],
-    )
-
-
-ORDERS = st.lists(st.integers(0, 9).map(float), min_size=ROWS, max_size=ROWS).map(np.array)
-
-
-class TestPrepared:
-    @settings(max_examples=30)
-    @given(ORDERS, st.lists(st.integers(0, ROWS), max_size=3))
-    def test_blocks_add_up_to_the_same_parts_however_the_rows_are_cut(self, order, cuts):
-        labels = np.arange(ROWS) % 2.0
-        whole = prepared_of(TABLE, labels, order)
-        total = prepared_of(TABLE, labels, order, cuts)
-        assert total.bins.tolist() == whole.bins.tolist()
-        assert total.bins.tolist() == count_bins(PLAN.bins(TABLE), PLAN.bin_totals).tolist()
-        for one, other in zip(total.parts(4.0, 7.0)[:3], whole.parts(4.0, 7.0)[:3], strict=True):
-            assert one.numbers.tobytes() == other.numbers.tobytes()
-            assert one.categories.tobytes() == other.categories.tobytes()
-            assert one.labels.tolist() == other.labels.tolist()
-        held = [prepared.parts(4.0, 7.0)[3]["order"].tolist() for prepared in (total, whole)]
-        assert held[0] == held[1]
-
-    @settings(max_examples=30)
-    @given(ORDERS)
-    def test_each_row_is_in_one_part_and_parts_follow_each_other_in_time(self, order):
-        # the label is the row's number here, so rows can be told apart
-        prepared = prepared_of(TABLE, np.arange(ROWS).astype(float), order)
-        *parts, _ = prepared.parts(4.0, 7.0)
-        rows = [part.labels.astype(int) for part in parts]
-        assert sorted(np.concatenate(rows)) == list(range(ROWS))
-        times = [order[part] for part in rows]
-        assert (times[0] < 4.0).all()
-        assert ((times[1] >= 4.0) & (times[1] < 7.0)).all()
-        assert (times[2] >= 7.0).all()
-        assert all((np.diff(part) >= 0).all() for part in times)
-
-    @settings(max_examples=30)
-    @given(ORDERS)
-    def test_raw_rows_of_the_hold_out_match_its_matrices_row_by_row(self, order):
-        prepared = prepared_of(TABLE, np.zeros(ROWS), order, cuts=(9, 25))
-        *_, held, held_table = prepared.parts(4.0, 7.0)
-        again = PLAN.apply(held_table)
-        assert again.numbers.tobytes() == held.numbers.tobytes()
-        assert again.categories.tobytes() == held.categories.tobytes()
-        assert rows_of(held_table) == held.rows
 
 
 def binary(rows, accuracy, seed=0):
@@ -127,6 +64,27 @@ class TestJudge:
         constant = np.full((400, 1), float(self.LABELS.mean()))
         assert self.verdict(constant) == "not enough data"
         assert self.verdict(constant, self.BAD) == "pass"
+
+
+class TestMeasure:
+    def test_the_hold_out_says_what_decisions_cost(self):
+        labels, scores = binary(400, 0.9)
+        costs = ServingSpec(costs={"yes": {"no": 20}, "no": {"yes": 1}})
+        found = measure(SCHEMA, costs, labels, scores, None, ())
+        plain = measure(SCHEMA, ServingSpec(), labels, scores, None, ())
+        assert set(found) - set(plain) == {"cost", "cost_without"}
+        assert found["cost"] < found["cost_without"]
+        assert {name: found[name] for name in plain} == plain
+
+    def test_the_hold_out_says_how_good_quantiles_are(self):
+        schema = schema_of((), "regression")
+        labels = np.random.default_rng(1).normal(size=2000)
+        levels = np.quantile(labels, [0.1, 0.5, 0.9]).astype(np.float32)
+        extras = np.column_stack([np.tile(levels, (2000, 1)), np.ones(2000)])
+        names = ("q0.1", "q0.5", "q0.9", "uncertainty")
+        found = measure(schema, ServingSpec(), labels, extras[:, 1:2], extras, names)
+        assert found["coverage"] == pytest.approx(0.8, abs=0.01)
+        assert found["pinball"] > 0
 
 
 class TestReference:

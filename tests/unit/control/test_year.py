@@ -11,7 +11,7 @@ from hapredict.control.loop import step
 from hapredict.errors import LeaseLost, TemporaryError
 from hapredict.registry import catalog
 from hapredict.registry.catalog import Entry
-from hapredict.spec import DAY_S
+from hapredict.sections import DAY_S
 from tests.support.control import check_state
 from tests.support.world import TICK_S, Controller, World, write
 

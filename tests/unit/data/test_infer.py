@@ -6,7 +6,7 @@ import pytest
 from hapredict.data.infer import leaks
 from hapredict.data.schema import infer_schema
 from hapredict.errors import DataError
-from hapredict.spec import DataSpec
+from hapredict.sections import DataSpec
 
 LONG = [f"the {place} parcel was left at the back door of the house" for place in range(10)]
 

@@ -15,7 +15,7 @@ from hapredict.data.rows import SAMPLE_MAX, RowCounts, Survey, cut, usable
 from hapredict.data.schema import Column, Schema, infer_schema
 from hapredict.data.values import lenient_texts
 from hapredict.errors import DataError
-from hapredict.spec import DataSpec
+from hapredict.sections import DataSpec
 
 TARGETS = (
     st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from(["是", "否", "a\x00", ""])

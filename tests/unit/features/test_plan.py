@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from hapredict.data.schema import Column, Schema, take
 from hapredict.features.plan import SCALED_MAX, FeaturePlan, count_bins
 from hapredict.features.stats import TableStats
-from hapredict.spec import FeatureSpec
+from hapredict.sections import FeatureSpec
 
 SCHEMA = Schema(
     (Column("金额", "number"), Column("城市", "category"), Column("month", "number")),

@@ -14,7 +14,7 @@ from hapredict.errors import DataError
 from hapredict.features import histogram, stats
 from hapredict.features.plan import FeaturePlan
 from hapredict.features.stats import CategoryStats, NumberStats, TableStats, exact_sum
-from hapredict.spec import FeatureSpec
+from hapredict.sections import FeatureSpec
 
 SCHEMA = Schema((Column("收入", "number"), Column("城市", "category")), "y", "binary", ("0", "1"))
 

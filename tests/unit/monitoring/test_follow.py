@@ -7,8 +7,8 @@ from hapredict.monitoring.follow import Follower, snapshot_path
 from hapredict.registry.bundle import load
 from hapredict.registry.catalog import Catalog, promote, shadow
 from hapredict.registry.store import open_store
+from hapredict.sections import DAY_S
 from hapredict.serving.journal import part_path, predictions_prefix
-from hapredict.spec import DAY_S
 from tests.support.bundles import MODEL, START_S, change, publish_linear, spec_of
 from tests.support.live import labels_of, part_of, put_labels, put_part
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hapredict.errors import CorruptBundle, NotFound, StoreUnavailable
 from hapredict.monitoring.monitor import Monitor
+from hapredict.sections import DAY_S
 from hapredict.serving.journal import Label
-from hapredict.spec import DAY_S
 from tests.support.bundles import MODEL, START_S, schema_of
 from tests.support.live import bundle_of, labels_of, part_of, state_of
 

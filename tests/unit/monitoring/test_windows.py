@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hapredict.monitoring.windows import JUMP_MAX_S, JUMP_ROWS, Watermark, Windows
+from hapredict.sections import DAY_S
 from hapredict.serving.journal import WindowCounts
-from hapredict.spec import DAY_S
 
 HOUR_S = 3600.0
 

@@ -52,7 +52,8 @@ def parts(**changes):
         "plan": plan,
         "reference": reference(),
         "network_onnx": b"onnx \x00\xff",
-        "network_keras": b"",
+        "source": b"",
+        "source_name": "network.keras",
         "golden": Golden({"Größe": [1.0, NAN], "航空": ["JFK", None]}, [[0.25], [0.5]]),
         "metrics": {"auc": 0.7, "rows": 3, "undefined": NAN},
         "card": {"run": "run-1", "range": [0.5, NAN], "libraries": {"keras": "3"}},
@@ -83,7 +84,7 @@ def test_what_is_published_is_what_is_loaded(store):
     digest = publish(store, "m", **given_parts)
     bundle = load(store, "m", digest)
     assert bundle.digest == digest
-    for name in ("spec", "schema", "plan", "reference", "network_onnx", "network_keras"):
+    for name in ("spec", "schema", "plan", "reference", "network_onnx", "source", "source_name"):
         assert getattr(bundle, name) == given_parts[name], name
     assert bundle.golden == given_parts["golden"]
     assert bundle.golden.rows == {"Größe": [1.0, None], "航空": ["JFK", None]}
@@ -124,7 +125,7 @@ def test_the_manifest_is_written_last(store, monkeypatch):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("place", [0, -1])
 def test_one_changed_byte_is_found_and_its_file_named(store, name, place):
-    digest = publish(store, "m", **parts(network_keras=b"keras"))
+    digest = publish(store, "m", **parts(source=b"keras"))
     path = f"bundles/m/{digest}/{name}"
     damaged = bytearray(store.get(path))
     damaged[place] ^= 1
@@ -135,7 +136,7 @@ def test_one_changed_byte_is_found_and_its_file_named(store, name, place):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_shortened_file_is_found_and_named(store, name):
-    digest = publish(store, "m", **parts(network_keras=b"keras"))
+    digest = publish(store, "m", **parts(source=b"keras"))
     path = f"bundles/m/{digest}/{name}"
     store.put(path, store.get(path)[:-1])
     with pytest.raises(CorruptBundle, match=path):
@@ -191,11 +192,32 @@ def test_a_manifest_that_fits_its_files_but_not_its_name_is_found(store):
         load(store, "m", digest)
 
 
-@pytest.mark.parametrize("listed", [{"format": 2}, {"files": {}}])
+@pytest.mark.parametrize("listed", [{"format": 3}, {"format": None}, {"files": {}}])
 def test_a_bundle_of_another_format_says_so(store, listed):
     digest = republished(store, publish(store, "m", **parts()), listed=listed)
     with pytest.raises(CorruptBundle, match="use the hapredict that wrote it"):
         load(store, "m", digest)
+
+
+def test_a_bundle_of_the_first_format_still_loads(store):
+    new = publish(store, "m", **parts(source=b"keras"))
+    old = load(store, "m", republished(store, new, listed={"format": 1}))
+    assert (old.source, old.source_name) == (b"keras", "network.keras")
+    assert (old.spec, old.golden) == (parts()["spec"], parts()["golden"])
+
+
+def test_the_first_format_knew_networks_only(store):
+    trees = publish(store, "m", **parts(source_name="trees.ubj"))
+    assert load(store, "m", trees).source_name == "trees.ubj"
+    with pytest.raises(CorruptBundle, match=r"trees\.ubj"):
+        load(store, "m", republished(store, trees, listed={"format": 1}))
+
+
+@pytest.mark.parametrize("name", ["spec.json", "../escape", "", "network.onnx", "model.pkl"])
+def test_a_source_of_another_name_is_refused_before_anything_is_written(store, name):
+    with pytest.raises(GateRefused, match="its source is called"):
+        publish(store, "m", **parts(source_name=name))
+    assert store.list("") == []
 
 
 @pytest.mark.parametrize("name", ["spec.json", "schema.json", "plan.json", "reference.json"])

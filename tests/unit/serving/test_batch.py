@@ -16,6 +16,7 @@ from hapredict.serving.batch import (
     chosen_version,
     names_of,
 )
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import load_version
 from tests.support.bundles import MODEL, columns_of, publish_linear, schema_of
 
@@ -34,20 +35,21 @@ def store(request):
 class Live:
     """What protocols read of a live answer."""
 
-    def __init__(self, schema, scores, threshold):
-        self.schema, self.scores, self.threshold = schema, scores, threshold
+    def __init__(self, schema, scores, rule):
+        self.schema, self.scores, self.rule = schema, scores, rule
 
 
+@pytest.mark.parametrize("costs", [None, {"yes": {"no": 3}, "no": {"yes": 1}, "b": {"a": 9}}])
 @pytest.mark.parametrize("task", TASKS)
-def test_scores_and_decisions_are_those_of_a_live_answer(store, task):
+def test_scores_and_decisions_are_those_of_a_live_answer(store, task, costs):
     schema = TASKS[task]
     loaded = load_version(store, MODEL, publish_linear(store, schema=schema))
     columns = columns_of(60, seed=3)
     scores = loaded.scores(schema.table(columns))
     # a threshold that one of the rows meets exactly
-    threshold = float(scores[7, 0])
-    found = answer_columns(loaded, columns, threshold)
-    _, decisions = scores_and_decisions(Live(schema, scores, threshold))
+    rule = Rule(float(scores[7, 0])) if costs is None else Rule(costs=costs)
+    found = answer_columns(loaded, columns, rule)
+    _, decisions = scores_and_decisions(Live(schema, scores, rule))
     *names, decision, version = names_of(schema)
     np.testing.assert_array_equal(np.stack([found[name] for name in names], axis=1), scores)
     assert found[decision].tolist() == decisions
@@ -55,14 +57,27 @@ def test_scores_and_decisions_are_those_of_a_live_answer(store, task):
     assert not found[UNREADABLE].any()
 
 
+def test_what_a_version_says_beside_its_scores_has_columns_of_its_own(store):
+    extras = ("q0.1", "uncertainty")
+    loaded = load_version(store, MODEL, publish_linear(store, extras=extras))
+    columns = columns_of(6, seed=2)
+    found = answer_columns(loaded, columns, Rule())
+    names = ("score", "decision", "model_version", *extras)
+    assert tuple(found) == (*names_of(loaded.schema, extras), UNREADABLE) == (*names, UNREADABLE)
+    _, said = loaded.answer(loaded.schema.table(columns))
+    np.testing.assert_array_equal(found["uncertainty"], said[:, 1])
+    with pytest.raises(DataError, match=r"q0\.1"):
+        names_of(replace(TASKS["binary"], id="q0.1"), extras)
+
+
 def test_a_threshold_between_two_float32_numbers_decides_as_live(store):
     schema = TASKS["binary"]
     loaded = load_version(store, MODEL, publish_linear(store))
     columns = columns_of(5, seed=4)
     scores = loaded.scores(schema.table(columns))
-    threshold = float(scores[2, 0]) + 1e-10
-    _, decisions = scores_and_decisions(Live(schema, scores, threshold))
-    assert answer_columns(loaded, columns, threshold)["decision"].tolist() == decisions
+    rule = Rule(float(scores[2, 0]) + 1e-10)
+    _, decisions = scores_and_decisions(Live(schema, scores, rule))
+    assert answer_columns(loaded, columns, rule)["decision"].tolist() == decisions
 
 
 def test_a_value_that_cannot_be_read_counts_as_missing_and_is_told(store):
@@ -71,7 +86,7 @@ def test_a_value_that_cannot_be_read_counts_as_missing_and_is_told(store):
     missing = {**columns, "distance": columns["distance"].copy()}
     missing["distance"][1] = None
     columns["distance"][1] = "far"
-    found, expected = (answer_columns(loaded, given, 0.5) for given in (columns, missing))
+    found, expected = (answer_columns(loaded, given, Rule()) for given in (columns, missing))
     assert found[UNREADABLE].tolist() == [False, True, False, False, False, False]
     np.testing.assert_array_equal(found["score"], expected["score"])
 

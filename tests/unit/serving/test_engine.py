@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from hapredict.data.schema import Column
@@ -62,6 +63,32 @@ def test_a_network_that_does_not_fit_the_plan_is_refused(network, widths, told):
         OnnxEngine(network, outputs=1, **widths)
 
 
+def test_what_a_network_says_beside_its_scores_goes_by_its_own_names():
+    network = linear_network(PLAN, SCHEMA, extras=("q0.1", "uncertainty"))
+    engine = OnnxEngine(network, numbers=4, categories=2, outputs=1)
+    assert engine.extras == ("q0.1", "uncertainty")
+    scores, extras = engine.answer(PLAN.apply(TABLE))
+    np.testing.assert_array_equal(scores, engine.scores(PLAN.apply(TABLE)))
+    assert extras.dtype == np.float32
+    np.testing.assert_allclose(extras[:, 1], 2 * extras[:, 0])
+
+
+def test_a_network_that_says_nothing_beside_its_scores_answers_nothing_more():
+    engine = OnnxEngine(NETWORK, numbers=4, categories=2, outputs=1)
+    assert engine.extras == ()
+    scores, extras = engine.answer(PLAN.apply(TABLE))
+    assert extras is None
+    np.testing.assert_array_equal(scores, engine.scores(PLAN.apply(TABLE)))
+
+
+@pytest.mark.parametrize("told", ['["q0.1"]', "[]"])
+def test_extras_without_a_name_each_are_refused(told):
+    model = onnx.load_from_string(linear_network(PLAN, SCHEMA, extras=("q0.1", "q0.9")))
+    model.metadata_props[0].value = told
+    with pytest.raises(GateRefused, match="names the extras"):
+        OnnxEngine(model.SerializeToString(), numbers=4, categories=2, outputs=1)
+
+
 @pytest.mark.parametrize("kind", ["number", "category"])
 def test_a_model_may_have_columns_of_one_kind_only(store, kind):
     schema = replace(SCHEMA, features=tuple(c for c in SCHEMA.features if c.kind == kind))
@@ -73,7 +100,7 @@ def test_a_model_may_have_columns_of_one_kind_only(store, kind):
 def test_a_published_version_loads_and_keeps_no_trainable_network(store):
     loaded = load_version(store, MODEL, publish_linear(store))
     assert (loaded.number, loaded.schema, loaded.plan) == (1, SCHEMA, PLAN)
-    assert not hasattr(loaded, "network_keras")
+    assert not hasattr(loaded, "source")
 
 
 def test_a_version_that_answers_differently_here_is_refused(store):

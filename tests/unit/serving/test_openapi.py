@@ -73,13 +73,23 @@ def test_fields_have_their_real_names_and_may_be_null(schema):
         _checker(described, "Row").validate({**rows_as_json(1)[0], "distanse": 1})
 
 
+def test_what_the_model_says_beside_its_scores_is_described(schema):
+    bare = _document(schema)["components"]["schemas"]["Prediction"]
+    assert not {"uncertainty", "quantiles"} & set(bare["properties"])
+    told = _document(schema, extras=("q0.1", "q0.9", "uncertainty"))
+    fields = told["components"]["schemas"]["Prediction"]["properties"]
+    assert list(fields["quantiles"]["properties"]) == ["0.1", "0.9"]
+    assert fields["uncertainty"]["minimum"] == 0
+
+
 def test_time_is_required_where_the_clock_runs_on_it(schema):
     row = _document(schema, time_required=True)["components"]["schemas"]["Row"]
     assert row["required"][-1] == "at"
 
 
-def test_what_the_app_takes_and_answers_is_what_the_document_says(schema):
-    app = App(FakeReplica(schema=schema), clock=Clock())
+@pytest.mark.parametrize("extras", [(), ("uncertainty",), ("q0.1", "q0.9", "uncertainty")])
+def test_what_the_app_takes_and_answers_is_what_the_document_says(schema, extras):
+    app = App(FakeReplica(schema=schema, extras=extras), clock=Clock())
 
     async def exchange(path, body):
         described = (await ask(app, "GET", "/openapi.json")).json

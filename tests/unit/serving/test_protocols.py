@@ -6,6 +6,7 @@ import pytest
 
 from hapredict.errors import BadRequest, SchemaMismatch
 from hapredict.serving.answers import Request, predictions
+from hapredict.serving.decisions import Rule
 from hapredict.serving.feedback import Feedback, decode_feedback, encode_feedback
 from hapredict.serving.protocols import OUTPUTS, V2, V1Rows
 from tests.support.bundles import schema_of
@@ -58,7 +59,7 @@ def test_the_decision_of_a_binary_model_follows_the_threshold():
     schema = schema_of(("no", "yes"))
     scores = [row["score"] for row in predictions(answer_of(schema, 5))]
     at = sorted(scores)[2]
-    rows = predictions(answer_of(schema, 5, threshold=at))
+    rows = predictions(answer_of(schema, 5, rule=Rule(at)))
     assert [row["decision"] == "yes" for row in rows] == [score >= at for score in scores]
 
 
@@ -72,6 +73,20 @@ def test_the_decision_of_several_classes_is_the_likeliest_one():
 def test_the_decision_of_a_regression_is_its_value():
     for row in predictions(answer_of(schema_of((), "regression"), 3)):
         assert row["decision"] == row["score"]
+
+
+def test_infer_answers_extras_where_they_are_and_null_where_not():
+    names = ("q0.1", "q0.9", "uncertainty")
+    answer = answer_of(schema_of((), "regression"), 3, extra_names=names)
+    told = json.loads(V2.encode_response(answer, Request({}, 3)))["outputs"]
+    tensors = {tensor["name"]: tensor for tensor in told}
+    assert list(tensors)[-2:] == ["uncertainty", "quantiles"]
+    assert tensors["quantiles"]["shape"] == [3, 2]
+    assert tensors["quantiles"]["parameters"] == {"quantiles": ["0.1", "0.9"]}
+    assert [value is None for value in tensors["uncertainty"]["data"]] == [False, True, False]
+    only = Request({}, 3, outputs=("quantiles",))
+    (one,) = json.loads(V2.encode_response(answer, only))["outputs"]
+    assert one == tensors["quantiles"]
 
 
 def test_infer_takes_flat_and_nested_data_and_missing_values():

@@ -11,6 +11,7 @@ from hapredict.data.schema import Column, take
 from hapredict.errors import BadRequest, StoreUnavailable, TemporaryError, UnknownName
 from hapredict.registry import catalog
 from hapredict.registry.store import decode_json
+from hapredict.serving.decisions import Rule
 from hapredict.serving.replica import Label, refused_path
 from tests.support.bundles import MODEL, change, publish_linear, schema_of, spec_of, table_of
 from tests.support.replicas import TABLE, recorded, scores_of, try_second
@@ -42,7 +43,7 @@ def test_the_first_version_serves_after_one_look_at_the_catalog(replica):
     assert set(answer.served_by) == {"champion"}
     assert answer.scores.dtype == np.float32
     np.testing.assert_array_equal(answer.scores, scores_of(replica, 1))
-    assert (answer.model, answer.model_version, answer.threshold) == (MODEL, 1, 0.5)
+    assert (answer.model, answer.model_version, answer.rule) == (MODEL, 1, Rule())
     assert (replica.schema, replica.spec.name) == (schema_of(), MODEL)
 
 
@@ -50,7 +51,7 @@ def test_settings_that_were_applied_last_win_over_those_of_the_bundle(store, mak
     publish_linear(store)
     replica = make(spec=spec_of(serving={"threshold": 0.9}))
     replica.refresh()
-    assert replica.predict(TABLE).threshold == 0.9
+    assert replica.predict(TABLE).rule == Rule(0.9)
     assert replica.spec.serving.threshold == 0.9
 
 

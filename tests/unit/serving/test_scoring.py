@@ -9,6 +9,7 @@ from hapredict.data.schema import take
 from hapredict.errors import BadRequest, SchemaMismatch, TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.registry import catalog
+from hapredict.serving.answers import predictions
 from hapredict.serving.journal import NO_VERSION
 from hapredict.serving.replica import Label
 from tests.support.bundles import (
@@ -48,6 +49,30 @@ def test_a_mixed_batch_gives_each_row_what_its_version_says(store, replica):
     for number in (1, 2):
         rows = answer.versions == number
         np.testing.assert_allclose(answer.scores[rows], scores_of(replica, number)[rows], atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [(), ("uncertainty",)])
+@pytest.mark.parametrize("second", [(), ("q0.1", "q0.9", "uncertainty")])
+def test_each_row_has_beside_its_score_what_its_version_says(store, make, first, second):
+    publish_linear(store, extras=first)
+    try_second(store, share=0.5, extras=second)
+    replica = make()
+    replica.refresh()
+    assert replica.extras == first
+    answer = replica.predict(TABLE)
+    if not first + second:
+        assert answer.extras is None
+        assert "uncertainty" not in predictions(answer)[0]
+        return
+    said = {1: dict.fromkeys(first), 2: dict.fromkeys(second)}
+    pinned = {number: predictions(replica.predict(TABLE, version=number)) for number in (1, 2)}
+    for place, row in enumerate(predictions(answer)):
+        number = row["model_version"]
+        assert ("uncertainty" in row) == ("uncertainty" in said[number])
+        assert ("quantiles" in row) == ("q0.1" in said[number])
+        for name in {"uncertainty", "quantiles"} & set(row):
+            assert row[name] == pytest.approx(pinned[number][place][name], rel=1e-5)
+    assert set(answer.versions.tolist()) == {1, 2}
 
 
 @pytest.mark.parametrize("key", ["carrier", "distance"])

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from hapredict.training.metrics import (
     auc,
+    calibration_error,
     constant_scores,
     evaluate,
     loss_scale,
     losses,
     no_harm,
+    quantile_metrics,
     sanity,
 )
 
@@ -59,8 +61,9 @@ def test_auc_depends_on_the_order_of_scores_only(rows):
 def test_binary_metrics_lie_in_their_ranges(rows):
     labels, scores = (np.array(part, dtype=float) for part in zip(*rows, strict=True))
     found = evaluate("binary", labels, column(scores))
-    assert set(found) == {"auc", "brier", "logloss", "accuracy", "base_rate"}
-    assert all(0 <= found[name] <= 1 for name in ("auc", "brier", "accuracy", "base_rate"))
+    bounded = {"auc", "brier", "accuracy", "base_rate", "calibration_error"}
+    assert set(found) == {*bounded, "logloss"}
+    assert all(0 <= found[name] <= 1 for name in bounded)
     assert found["logloss"] >= 0
     assert found["brier"] == pytest.approx(losses("binary", labels, column(scores)).mean())
 
@@ -94,6 +97,54 @@ def test_two_classes_give_the_same_losses_as_one_binary_score():
     assert losses("multiclass", labels, as_classes) == pytest.approx(
         losses("binary", labels, column(score))
     )
+
+
+def test_honest_scores_have_no_calibration_error_but_chance():
+    score = CHANCE.random(20_000)
+    honest = CHANCE.random(20_000) < score
+    assert calibration_error(honest, column(score)) < 0.02
+    assert calibration_error(honest, column(score**3)) > 0.2
+    classes = np.stack([1 - score, score], axis=1)
+    assert calibration_error(honest, classes) < 0.02
+    assert calibration_error(honest, classes[:, ::-1]) > 0.3
+
+
+@given(judged, st.randoms(use_true_random=False))
+def test_the_calibration_error_does_not_depend_on_the_order_of_rows(rows, chance):
+    mixed = list(rows)
+    chance.shuffle(mixed)
+    found = [
+        calibration_error(np.array(labels), column(scores))
+        for labels, scores in (zip(*part, strict=True) for part in (rows, mixed))
+    ]
+    assert found[0] == pytest.approx(found[1])
+    assert 0 <= found[0] <= 1
+
+
+def test_one_score_for_all_is_as_wrong_as_it_is_on_average():
+    labels = coin(1000, 0.3)
+    error = calibration_error(labels, column(np.full(1000, 0.5)))
+    assert error == pytest.approx(abs(labels.mean() - 0.5))
+
+
+@given(st.integers(0, 99), st.floats(-2, 2))
+def test_the_pinball_loss_is_lowest_at_the_true_quantiles(seed, off):
+    labels = np.random.default_rng(seed).normal(size=2000)
+    true = {q: np.full(2000, np.quantile(labels, q)) for q in (0.1, 0.5, 0.9)}
+    moved = {q: values + off for q, values in true.items()}
+    assert (
+        quantile_metrics(labels, true)["pinball"]
+        <= quantile_metrics(labels, moved)["pinball"] + 1e-9
+    )
+
+
+def test_coverage_is_the_share_within_the_outermost_quantiles():
+    labels = np.arange(100.0)
+    quantiles = {0.5: np.full(100, 50.0), 0.1: np.full(100, 10.0), 0.9: np.full(100, 90.0)}
+    found = evaluate("regression", labels, column(quantiles[0.5]), quantiles)
+    assert (found["coverage"], found["coverage_wanted"]) == (0.81, pytest.approx(0.8))
+    assert found["mae"] == 25
+    assert "coverage" not in evaluate("regression", labels, column(quantiles[0.5]))
 
 
 def test_regression_metrics_are_in_the_units_of_the_target():

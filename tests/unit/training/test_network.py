@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from hapredict.errors import TrainingFailed
+from hapredict.sections import TrainingSpec
 from hapredict.training.fitted import EpochReport, State, pack_arrays, unpack_arrays
 from hapredict.training.network import Examples, NetworkShape
 
@@ -129,3 +130,54 @@ def test_a_damaged_state_is_refused(data):
         State.from_bytes(bytes(raw))
     with pytest.raises(TrainingFailed, match="damaged"):
         State.from_bytes(bytes(raw[:place]))
+
+
+CLASSES = SimpleNamespace(
+    task="multiclass",
+    outputs=3,
+    numbers=("a",),
+    categories=("b",),
+    classes=("x", "y", "z"),
+    target="kind",
+)
+VALUES = SimpleNamespace(
+    task="regression", outputs=1, numbers=("a",), categories=("b",), classes=(), target="load"
+)
+
+
+@given(st.lists(st.integers(0, 2), min_size=1))
+def test_balanced_classes_weigh_the_same_and_a_row_weighs_one_on_average(labels):
+    spec = TrainingSpec(class_weights="balanced")
+    weights = NetworkShape.of(PLAN, CLASSES, np.array(labels), spec).class_weights
+    counts = np.bincount(labels, minlength=3)
+    total = counts * np.array(weights)
+    present = total[counts > 0]
+    np.testing.assert_allclose(present, present[0])
+    assert total.sum() == pytest.approx(len(labels))
+
+
+def test_named_weights_keep_their_ratio_and_others_weigh_one():
+    spec = TrainingSpec(class_weights={"y": 4.0})
+    shape = NetworkShape.of(PLAN, CLASSES, np.array([0, 1, 2]), spec)
+    assert np.array(shape.class_weights) / shape.class_weights[0] == pytest.approx([1, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("schema_", "spec", "told"),
+    [
+        (CLASSES, TrainingSpec(class_weights={"w": 2.0}), r"names \['w'\]; 'kind' has the classes"),
+        (VALUES, TrainingSpec(class_weights="balanced"), "'load' makes a regression"),
+        (CLASSES, TrainingSpec(quantiles=(0.1, 0.5)), "'kind' makes a multiclass model"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_told_by_name(schema_, spec, told):
+    with pytest.raises(TrainingFailed, match=told):
+        NetworkShape.of(PLAN, schema_, np.array([0, 1, 2]), spec)
+
+
+def test_a_forecast_has_an_output_a_quantile_and_a_range():
+    spec = TrainingSpec(quantiles=(0.1, 0.5, 0.9))
+    shape = NetworkShape.of(PLAN, VALUES, np.array([0.0, 10.0]), spec)
+    assert (shape.outputs, shape.quantiles) == (3, (0.1, 0.5, 0.9))
+    assert (shape.label_low, shape.label_high) == (-1.0, 11.0)
+    assert NetworkShape.from_json(json.loads(json.dumps(shape.to_json()))) == shape

@@ -1,0 +1,41 @@
+"""What commands share: the spec's file, the form of output."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hapredict.errors import Problem, SpecError
+from hapredict.spec import Spec, parse_spec
+
+spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False))
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`-o text|json`, handed over as `output`."""
+    return click.option(
+        "-o", "output", type=click.Choice(["text", "json"]), default="text", help="form of output"
+    )(command)
+
+
+def show(output: str, value: Any, text: Callable[[], str]) -> None:
+    """Print a value as JSON, or what `text` makes of it."""
+    if output == "json":
+        click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    else:
+        click.echo(text())
+
+
+def read_spec(path: str) -> Spec:
+    """The spec in a YAML file. Raises SpecError."""
+    return parse_spec(read_text(path), where=path)
+
+
+def read_text(path: str) -> str:
+    """The text of a file. Raises SpecError if it is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError((Problem(path, f"is not UTF-8 text: {error}"),)) from None

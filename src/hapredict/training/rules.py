@@ -1,0 +1,67 @@
+"""What follows from the data where the spec says `auto`: batch, step and number of passes.
+
+Measured, not derived: see docs/benchmarks.md, "Time to quality".
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from math import ceil, inf, isfinite, log2, sqrt
+
+from hapredict.sections import TrainingSpec
+
+STEPS_AN_EPOCH = 100
+BATCH_MIN, BATCH_MAX = 128, 2048
+STEPS = 2500
+EPOCHS_MIN, EPOCHS_MAX = 8, 60
+RATE, RATE_BATCH = 4e-3, 512
+EXPLOSION = 100.0
+
+
+def settle(spec: TrainingSpec, rows: int) -> TrainingSpec:
+    """The spec with numbers in place of `auto`, for this many training rows.
+
+    What is said in the spec stays as it is. A step learns more from more rows, though not in
+    proportion: its size goes with their square root (Krizhevsky, 2014; Malladi et al., 2022).
+    """
+    wanted = 2 ** round(log2(max(1.0, rows / STEPS_AN_EPOCH)))
+    batch = min(BATCH_MAX, max(BATCH_MIN, wanted))
+    if spec.batch_rows != "auto":
+        batch = spec.batch_rows
+    rate = spec.learning_rate
+    if rate == "auto":
+        rate = RATE * sqrt(batch / RATE_BATCH)
+    epochs = spec.epochs_max
+    if epochs == "auto":
+        steps = max(1, ceil(rows / batch))
+        epochs = min(EPOCHS_MAX, max(EPOCHS_MIN, ceil(STEPS / steps)))
+    return spec.model_copy(
+        update={"batch_rows": batch, "learning_rate": rate, "epochs_max": epochs}
+    )
+
+
+NOT_THE_TASK = frozenset(
+    {
+        "checkpoints_kept",
+        "cpus_per_worker",
+        "device",
+        "memory_bytes_max",
+        "parity_max",
+        "worker_failures_max",
+        "workers",
+    }
+)
+"""Fields of the spec that say how to train, and not what."""
+
+
+def name_of_task(data_key: str, spec: TrainingSpec) -> str:
+    """The same for trainings that would learn the same from the same rows."""
+    told = json.dumps(
+        [data_key, spec.model_dump(mode="json", exclude=set(NOT_THE_TASK))], sort_keys=True
+    )
+    return f"training-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
+
+
+def explodes(loss: float, before: Sequence[float]) -> bool:
+    """Whether an epoch's loss is so far above the lowest one before that it will not come back."""
+    return not isfinite(loss) or loss > EXPLOSION * min(before, default=inf)
