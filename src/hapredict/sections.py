@@ -107,19 +107,20 @@ class TrainingSpec(Section):
     """Units a hidden layer of a network."""
     members: int = Field(default=8, ge=2, le=64)
     """Members of an `mlp_ensemble`; they share all weights but a few and vote."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of units switched off in a training step."""
-    weight_decay: float = Field(default=0.02, ge=0)
-    """AdamW's decay of weights; it keeps a small data set from being learned by heart."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """Share of units switched off in a training step. `auto`: 0.3 for classes, 0 for regression."""
+    weight_decay: float = Field(default=0.5, ge=0)
+    """AdamW's decay of weights, a step of `learning_rate` at a time; it keeps a small data set from
+    being learned by heart."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """AdamW's highest step; it falls to zero along a cosine. `auto`: 0.002 at 512 rows a step, and
+    """AdamW's highest step; it falls to zero along a cosine. `auto`: 0.004 at 512 rows a step, and
     with the square root of the rows a step elsewhere."""
     batch_rows: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Rows a step over all workers together, so that the result does not depend on their number.
-    `auto`: about a three hundredth of the training rows, from 128 to 2,048."""
+    `auto`: about a hundredth of the training rows, from 128 to 2,048."""
     epochs_max: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Passes over the data. The weights of the pass with the lowest validation loss are kept.
-    `auto`: as many as make 6,000 steps, from 8 to 60."""
+    `auto`: as many as make 2,500 steps, from 8 to 60."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the products inside a network; weights, gradients and sums stay float32. `bfloat16` is
     about twice as fast where the processor knows it."""

@@ -74,7 +74,7 @@ def outcome(trials):
 @pytest.fixture(scope="module")
 def found(home):
     """An undisturbed search."""
-    return tune(searched("calm"), home, nothing, wait_s=WAIT_S)
+    return tune(searched("calm", epochs=150), home, nothing, wait_s=WAIT_S)
 
 
 def test_a_search_ends_with_a_verdict_on_rows_that_no_trial_saw(home, found):
@@ -119,7 +119,7 @@ def test_more_trials_go_on_where_fewer_ended(home, found):
 
 
 def test_killed_trials_and_a_killed_tuner_change_no_outcome(home, found):
-    spec = searched("hurt")
+    spec = searched("hurt", epochs=150)
     killed = {}
 
     def kill(progress):

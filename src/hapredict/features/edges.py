@@ -56,6 +56,32 @@ def cuts_of(stats: NumberStats, bins_max: int, unique_values_max: int) -> tuple[
     return tuple(sorted(cut for cut in cuts if math.isfinite(cut)))
 
 
+def bends_of(
+    stats: NumberStats, cuts: tuple[float, ...], unique_values_max: int
+) -> tuple[float, ...]:
+    """More places where a network may bend a number, beyond what the monitor counts by.
+
+    Equal shares say nothing about an amount that is mostly zero: all its cuts lie at the zero. So
+    `unique_values_max` bins more would hold equal shares of the rows beside the single values'
+    own bins, and as many equal shares of the values, each taken once.
+    """
+    lower = stats.histogram.lower
+    counts = np.array(stats.histogram.counts, dtype=np.int64)
+    if len(counts) < 2 or not unique_values_max:
+        return ()
+    inner = np.searchsorted(np.array(cuts), lower, side="right")
+    # an interval of one value is that value's own bin
+    alone = np.bincount(inner, minlength=len(cuts) + 1)[inner] == 1
+    found: set[float] = set()
+    for weight in (np.where(alone, 0, counts), np.ones_like(counts)):
+        ends = np.cumsum(weight)
+        if ends[-1]:
+            ranks = np.arange(1, unique_values_max) * ends[-1]
+            places = np.searchsorted(ends * unique_values_max, ranks, side="right")
+            found.update(lower[places].tolist())
+    return tuple(sorted(found - set(cuts)))
+
+
 def _representatives(stats: NumberStats) -> NDArray[np.float64]:
     """One value for each bucket: the value itself where there is one, else the middle."""
     middle = stats.histogram.lower / 2 + stats.histogram.upper / 2

@@ -2,7 +2,7 @@
 
 The plan is fitted once, from summaries that add up, and is stored with the model. It gives the
 network its inputs (`apply`) and the monitor its counts (`bins`). Both rest on the same edges, so
-what the monitor counts is what the network sees.
+what the monitor counts is what the network sees; within them the network looks closer.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
-from hapredict.features.edges import centre_and_scale, cuts_of
+from hapredict.features.edges import bends_of, centre_and_scale, cuts_of
 from hapredict.features.stats import TableStats
 from hapredict.sections import FeatureSpec
 
@@ -55,6 +55,8 @@ class NumberPlan:
     high: float
     cuts: tuple[float, ...]
     """Growing. Interval i is [cuts[i - 1], cuts[i]); the outer two reach to infinity."""
+    bends: tuple[float, ...] = ()
+    """Growing. Places within the intervals where the network, not the monitor, parts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class FeaturePlan:
             part = stats.numbers[name]
             mean, scale = centre_and_scale(part)
             cuts = cuts_of(part, spec.bins_max, spec.unique_values_max)
-            numbers.append(NumberPlan(name, mean, scale, part.minimum, part.maximum, cuts))
+            bends = bends_of(part, cuts, spec.unique_values_max)
+            numbers.append(NumberPlan(name, mean, scale, part.minimum, part.maximum, cuts, bends))
         categories = []
         for name in schema.categories:
             levels = stats.categories[name].most_frequent(spec.levels_max)
@@ -130,7 +133,7 @@ class FeaturePlan:
         layer is built on. Edges that float32 cannot tell apart are one.
         """
         return tuple(
-            self._edges_of(place, part.low, *part.cuts, part.high)
+            self._edges_of(place, part.low, *sorted((*part.cuts, *part.bends)), part.high)
             for place, part in enumerate(self.numbers)
         )
 
@@ -213,6 +216,7 @@ class FeaturePlan:
                     "low": part.low,
                     "high": part.high,
                     "cuts": list(part.cuts),
+                    "bends": list(part.bends),
                 }
                 for part in self.numbers
             ],
@@ -234,6 +238,7 @@ class FeaturePlan:
                     float(part["low"]),
                     float(part["high"]),
                     tuple(map(float, part["cuts"])),
+                    tuple(map(float, part.get("bends", ()))),
                 )
                 for part in raw["numbers"]
             ),

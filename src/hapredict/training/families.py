@@ -46,13 +46,13 @@ _FAMILIES_FILE = "hapredict.training.keras_families"
 FAMILIES: Plugins[Family] = Plugins("model family")
 
 _OPTIMISER: Mapping[str, Choices] = {
-    "learning_rate": (5e-4, 1e-3, 2e-3, 4e-3),
+    "learning_rate": (1e-3, 2e-3, 4e-3, 8e-3),
     "batch_rows": (128, 256, 512, 1024),
-    "weight_decay": (0.0, 0.02, 0.1),
+    "weight_decay": (0.02, 0.3, 0.5, 1.0),
 }
 _LAYERS: Mapping[str, Choices] = {
     "hidden": ((64, 64), (128, 128), (256, 256), (128, 128, 128), (256, 256, 256)),
-    "dropout": (0.0, 0.1, 0.2, 0.3),
+    "dropout": (0.0, 0.1, 0.3, 0.5),
 }
 
 FAMILIES.register("linear")(

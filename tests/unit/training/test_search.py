@@ -11,7 +11,7 @@ from hapredict.sections import TrainingSpec, TuningSpec
 from hapredict.training.search import STARTUP_TRIALS, Trial, compare, propose, too_slow, winner
 from hapredict.training.space import Space, key_of, space_of
 
-MLP = TrainingSpec()
+MLP = TrainingSpec(dropout=0.1)
 SMALL = Space({"mlp": {"dropout": (0.0, 0.1, 0.2), "hidden": ((8,), (16,))}}, {"family": "mlp"})
 
 
