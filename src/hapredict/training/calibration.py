@@ -17,6 +17,9 @@ from hapredict.training.finish import Finish, Floats, weight_offsets
 from hapredict.training.metrics import calibration_error
 from hapredict.training.network import Examples, NetworkShape
 
+OFFSET_ROWS_MIN = 3000
+"""Rows without which a slope is all: the newest few are of few days, whose share of positives is not
+that of the months to come."""
 ROWS_MIN = 200
 """Rows below which nothing is calibrated."""
 ISOTONIC_ROWS_MIN = 2000
@@ -95,7 +98,8 @@ def _line(shape: NetworkShape, logits: NDArray[Any], labels: NDArray[Any]) -> tu
     values = np.asarray(logits, np.float64) - weight_offsets(shape)
     best, loss = Finish(), _log_loss(shape, Finish(), logits, labels)
     reason = "the scores are as honest as these rows can tell"
-    for offset in (False, True) if shape.task == "binary" else (False,):
+    shifted = shape.task == "binary" and len(labels) >= OFFSET_ROWS_MIN
+    for offset in (False, True) if shifted else (False,):
         found = _newton(values, labels, offset=offset)
         if found is None:
             if best.kind == "none":

@@ -212,6 +212,11 @@ def _network(place: Place, rank: int, workers: int) -> Iterator[dict[str, Any]]:
     if place.joint == "alone":
         yield {}
         return
+    if place.joint == "one_node":
+        from hapredict.training.keras_reduce import shared_memory
+
+        yield {"reduce": shared_memory(_SHARED / place.key, rank, workers)}
+        return
     task = {"type": "worker", "index": rank}
     cluster = {"worker": place.addresses}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": task})

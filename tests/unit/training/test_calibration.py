@@ -80,7 +80,7 @@ def test_honest_scores_are_left_alone_nineteen_times_of_twenty():
 def test_what_is_chosen_helps_rows_that_it_has_not_seen():
     gains = []
     for seed in range(20):
-        finish, _ = fit_finish(BINARY, SPEC, *binary(500, seed, slope=0.5, offset=0.4))
+        finish, _ = fit_finish(BINARY, SPEC, *binary(3000, seed, slope=0.5, offset=0.4))
         values, labels = binary(5000, seed + 1000, slope=0.5, offset=0.4)
         before, after = (f.scores(BINARY, values)[:, 0] for f in (Finish(), finish))
         gains.append(np.mean((before - labels) ** 2) - np.mean((after - labels) ** 2))
