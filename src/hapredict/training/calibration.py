@@ -18,8 +18,8 @@ from hapredict.training.metrics import calibration_error
 from hapredict.training.network import Examples, NetworkShape
 
 OFFSET_ROWS_MIN = 3000
-"""Rows without which a slope is all: the newest few are of few days, whose share of positives is not
-that of the months to come."""
+"""Rows without which a slope is all: few rows are of few days, whose share of positives is not that
+of the months to come."""
 ROWS_MIN = 200
 """Rows below which nothing is calibrated."""
 ISOTONIC_ROWS_MIN = 2000
