@@ -209,7 +209,8 @@ class TestCut:
         self, rows, validation_share, holdout_share, random
     ):
         order = np.array(random.sample(range(rows), rows), float)
-        if min(validation_share, holdout_share) * rows < 1:
+        training_share = 1 - validation_share - holdout_share
+        if min(validation_share, holdout_share, training_share) * rows < 1:
             return
         validation_from, held_from = cut(order, validation_share, holdout_share)
         assert abs((order >= held_from).sum() - holdout_share * rows) <= 1
