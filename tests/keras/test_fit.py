@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hapredict.errors import TrainingFailed
-from hapredict.training.feed import Resident
+from hapredict.training.feed import Resident, plan_windows
 from hapredict.training.finish import Finish
 from hapredict.training.fitted import State, pack_arrays, unpack_arrays
 from hapredict.training.keras_export import logits
-from hapredict.training.keras_fit import fit, plan_batches
+from hapredict.training.keras_fit import cut_batches, fit
 from hapredict.training.metrics import constant_scores, evaluate, losses
 from hapredict.training.network import Examples
 from tests.support.learnable import SPEC, learnable, split
@@ -73,10 +73,8 @@ def largest_difference(one, other):
     st.integers(1, 9),
 )
 def test_each_row_is_taken_once_an_epoch_whatever_the_workers(rows, batch, workers, seed, epoch):
-    parts = [
-        plan_batches(rows, batch, seed=seed, epoch=epoch, rank=rank, workers=workers)
-        for rank in range(workers)
-    ]
+    (window,) = plan_windows(rows, rows, seed=seed, epoch=epoch)
+    parts = [cut_batches(window.rows, batch, rank=rank, workers=workers) for rank in range(workers)]
     index = np.concatenate([part[0] for part in parts], axis=1)
     weight = np.concatenate([part[1] for part in parts], axis=1)
     count = parts[0][2]
@@ -84,7 +82,7 @@ def test_each_row_is_taken_once_an_epoch_whatever_the_workers(rows, batch, worke
     assert (count <= batch).all()
     assert count.sum() == rows
     np.testing.assert_allclose(weight.sum(axis=1), 1, rtol=1e-5)
-    alone, alone_weight, _ = plan_batches(rows, batch, seed=seed, epoch=epoch, rank=0, workers=1)
+    alone, alone_weight, _ = cut_batches(window.rows, batch, rank=0, workers=1)
     for step in range(len(index)):
         assert set(index[step][weight[step] > 0]) == set(alone[step][alone_weight[step] > 0])
 

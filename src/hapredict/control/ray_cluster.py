@@ -10,7 +10,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class RayCluster:
         self._spec: tuple[int, Spec] | None = None
         self._report: MonitorReport | None = None
         self._monitor: Any = None
+        self._learner: Any = None
 
     def spec(self) -> Spec:
         """What was applied last. Raises NotFound, StoreUnavailable."""
@@ -135,13 +136,13 @@ class RayCluster:
             ),
         )
         self._store.delete(runs.retrain_path(self.model))
-        _answer(self._learner().start.remote(run), "the learner")
+        self._ask_learner(lambda learner: learner.start.remote(run))
 
     def _run(self, run: str) -> RunStatus | None:
         record = runs.noted(self._store, self.model, run)
         if record is not None and record.state != "running":
             return record.status()
-        if _answer(self._learner().current.remote(), "the learner") != run:
+        if self._ask_learner(lambda learner: learner.current.remote()) != run:
             # it may have ended between the two looks
             record = runs.noted(self._store, self.model, run)
             ended = record is not None and record.state != "running"
@@ -164,8 +165,13 @@ class RayCluster:
             return str(decode_json(self._store.get(path), path)["reason"])
         return ""
 
-    def _learner(self) -> Any:
-        return learner(self.model, self._store.url, self._home)
+    def _ask_learner(self, ask: Callable[[Any], Any]) -> Any:
+        # as with the monitor: to find a place for it and send its class is not for every look
+        actor = self._learner or learner(self.model, self._store.url, self._home)
+        self._learner = None
+        answer = _answer(ask(actor), "the learner")
+        self._learner = actor
+        return answer
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3, max_concurrency=4)

@@ -36,7 +36,7 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Rows to learn from, in order. Raises nothing."""
+    """Rows to learn from, in order."""
 
     examples: Examples
     """The same object from window to window where all rows are in memory."""
@@ -44,6 +44,10 @@ class Window:
     """[rows of the window]: positions in `examples`, in the order of learning."""
     names: "Names | None" = None
     """What the data call a row of `examples`, where they have a name for it."""
+
+    def name(self, row: int) -> str:
+        """A row of `examples` in words: by its name, or else by its place."""
+        return f"row {row if self.names is None else self.names[row]}"
 
 
 class Names(Protocol):

@@ -6,9 +6,10 @@ outlives them, and can be read where no Keras is installed.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
+from math import inf
 from typing import Any
 from zipfile import BadZipFile
 
@@ -71,6 +72,31 @@ class State:
     best: tuple[NDArray[Any], ...]
     """The weights of the pass with the lowest validation loss."""
 
+    @classmethod
+    def begin(
+        cls, task: Mapping[str, Any], train_rows: int, validation_rows: int, resume: bytes | None
+    ) -> "State":
+        """Where the training of a task begins, or goes on from the checkpoint `resume`.
+
+        `task` is all that decides the result, as JSON values. Raises TrainingFailed if there is
+        nothing to learn from, or if the checkpoint is damaged or another task's.
+        """
+        if not train_rows or not validation_rows:
+            raise TrainingFailed(
+                f"{train_rows} rows to train on and {validation_rows} to validate on; "
+                "at least one of each is needed"
+            )
+        run = hash_of({**task, "rows": [train_rows, validation_rows]})
+        if resume is None:
+            return cls(run, 0, 0, inf, (), (), (), ())
+        state = cls.from_bytes(resume)
+        if state.run != run:
+            raise TrainingFailed(
+                "the checkpoint belongs to a training with another shape, spec or number of rows; "
+                "start this one under a new run name"
+            )
+        return state
+
     def to_bytes(self) -> bytes:
         """The state with a hash in front of it, so that damage is seen."""
         head = {
@@ -108,6 +134,11 @@ class State:
     def fitted(self, restarts: int = 0) -> Fitted:
         """What a fit that stops here has found."""
         return Fitted(pack_arrays(self.best), self.epoch, self.best_epoch, self.history, restarts)
+
+
+def hash_of(told: Any) -> str:
+    """The SHA-256 of JSON values, in hex; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def pack_arrays(arrays: Sequence[NDArray[Any]]) -> bytes:

@@ -6,8 +6,6 @@ seed, the epoch and the step, and the state after each epoch is complete: a fit 
 the same bits as one that never stopped.
 """
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -34,9 +32,9 @@ from hapredict.training.fitted import (
 from hapredict.training.keras_families import build
 from hapredict.training.keras_step import Reduce, Stepper
 from hapredict.training.network import Examples, NetworkShape
-from hapredict.training.rules import NOT_THE_TASK, explodes, settle
+from hapredict.training.rules import explodes, settle, what_to_learn
 
-__all__ = ["EpochReport", "Fitted", "fit", "join_workers", "plan_batches", "use_threads"]
+__all__ = ["EpochReport", "Fitted", "cut_batches", "fit", "join_workers", "use_threads"]
 
 _SEEDS_A_STEP = 64
 """Keys of chance set aside for one step of one worker, more than a network has random layers."""
@@ -70,26 +68,19 @@ def fit(
     Raises TrainingFailed too if there is nothing to learn from, or if the checkpoint belongs to
     another task.
     """
-    if not train.rows or not validation.rows:
-        raise TrainingFailed(
-            f"{train.rows} rows to train on and {validation.rows} to validate on; "
-            "at least one of each is needed"
-        )
+    spec = settle(spec, train.rows)
+    task = {"shape": shape.to_json(), "spec": what_to_learn(spec)}
+    state = State.begin(task, train.rows, validation.rows, resume)
     tf.config.experimental.enable_op_determinism()
     # a GPU would round float32 to 10 bits, and an export could not be compared with it
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    spec = settle(spec, train.rows)
     epochs, rate = int(spec.epochs_max), float(spec.learning_rate)
     model = build(shape, spec)
     stepper = Stepper(
         model, shape, spec, reduce=reduce, workers=workers, micro_batches=micro_batches
     )
     steps = sum(ceil(rows / int(spec.batch_rows)) for rows in train.window_rows)
-    run = _task_hash(shape, spec, train, validation)
-    state = State(run, 0, 0, float("inf"), (), (), (), ())
-    if resume is not None:
-        state = State.from_bytes(resume)
-        _check_task(state, run)
+    if state.epoch:
         load_weights(model, pack_arrays(state.weights))
         stepper.restore(state.optimizer)
     data = _Data(shape)
@@ -133,14 +124,6 @@ def fit(
         saved = state.to_bytes() if rank == 0 else None
         on_epoch(EpochReport(epoch, loss, validation_loss, speed, saved, epochs))
     return state.fitted()
-
-
-def plan_batches(
-    rows: int, batch_rows: int, *, seed: int, epoch: int, rank: int, workers: int
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """The batches of a worker in an epoch over rows that fit in one window (`cut_batches`)."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return cut_batches(order, batch_rows, rank=rank, workers=workers)
 
 
 def cut_batches(
@@ -289,29 +272,8 @@ def _blamed(shape: NetworkShape, window: Window, batch: NDArray[np.int32]) -> st
     if not places:
         return ""
     named = [
-        f"{_row_name(window, int(batch[place]))} (label {examples.labels[place]:g}, largest scaled "
+        f"{window.name(int(batch[place]))} (label {examples.labels[place]:g}, largest scaled "
         f"value {worst[place]:.3g})"
         for place in places
     ]
     return f", with {' and '.join(named)} in its batch"
-
-
-def _row_name(window: Window, row: int) -> str:
-    return f"row {row if window.names is None else window.names[row]}"
-
-
-def _check_task(state: State, run: str) -> None:
-    if state.run != run:
-        raise TrainingFailed(
-            "the checkpoint belongs to a training with another shape, spec or number of rows; "
-            "start this one under a new run name"
-        )
-
-
-def _task_hash(shape: NetworkShape, spec: TrainingSpec, train: Feed, validation: Examples) -> str:
-    told = {
-        "shape": shape.to_json(),
-        "spec": spec.model_dump(mode="json", exclude=set(NOT_THE_TASK)),
-        "rows": [train.rows, validation.rows],
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -3,12 +3,12 @@
 Measured, not derived: see docs/benchmarks.md, "Time to quality".
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from math import ceil, inf, isfinite, log2, sqrt
+from typing import Any
 
 from hapredict.sections import TrainingSpec
+from hapredict.training.fitted import hash_of
 
 STEPS_AN_EPOCH = 100
 BATCH_MIN, BATCH_MAX = 128, 2048
@@ -56,10 +56,12 @@ NOT_THE_TASK = frozenset(
 
 def name_of_task(data_key: str, spec: TrainingSpec) -> str:
     """The same for trainings that would learn the same from the same rows."""
-    told = json.dumps(
-        [data_key, spec.model_dump(mode="json", exclude=set(NOT_THE_TASK))], sort_keys=True
-    )
-    return f"training-{hashlib.sha256(told.encode()).hexdigest()[:24]}"
+    return f"training-{hash_of([data_key, what_to_learn(spec)])[:24]}"
+
+
+def what_to_learn(spec: TrainingSpec) -> dict[str, Any]:
+    """The fields of the spec that decide the result, as JSON values."""
+    return spec.model_dump(mode="json", exclude=set(NOT_THE_TASK))
 
 
 def explodes(loss: float, before: Sequence[float]) -> bool:

@@ -9,8 +9,6 @@ XGBoost reads a feed's rows part by part and keeps the numbers of their bins: in
 are there too, else in files of its own, which it reads again each round.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
@@ -63,18 +61,9 @@ def fit(
     or a value cannot be learned from, or if the checkpoint belongs to another task.
     """
     xgboost = library()
-    if not train.rows or not validation.rows:
-        raise TrainingFailed(
-            f"{train.rows} rows to train on and {validation.rows} to validate on; "
-            "at least one of each is needed"
-        )
+    state = State.begin(_task(shape, spec, train), train.rows, validation.rows, resume)
     if (joined := xgboost.collective.get_world_size()) != workers:
         raise TrainingFailed(f"{workers} workers are to grow trees, and {joined} have joined")
-    run = _task_hash(shape, spec, train, validation)
-    state = State(run, 0, 0, inf, (), (), (), ())
-    if resume is not None:
-        state = State.from_bytes(resume)
-        _check_task(state, run)
     with xgboost.config_context(verbosity=0), TemporaryDirectory() as folder:
         side = _Side(xgboost, shape, rank, workers, threads, folder)
         # what holds the folder's files is gone when the call returns
@@ -328,26 +317,17 @@ def _check_rows(shape: NetworkShape, window: Window) -> None:
         if good.all() and not large.any():
             continue
         bad = int(np.argmax(large | ~good))
-        name = places[bad] if window.names is None else window.names[places[bad]]
-        label = f"row {name} has the label {part.labels[bad]:g}"
+        label = f"{window.name(int(places[bad]))} has the label {part.labels[bad]:g}"
         if good[bad]:
             raise TrainingFailed(f"{label} and a number beyond {_LARGEST:g} or infinite")
         raise TrainingFailed(f"{label}; expected {wanted}")
 
 
-def _check_task(state: State, run: str) -> None:
-    if state.run != run:
-        raise TrainingFailed(
-            "the checkpoint belongs to a training with another shape, spec or number of rows; "
-            "start this one under a new run name"
-        )
-
-
-def _task_hash(shape: NetworkShape, spec: TrainingSpec, train: Feed, validation: Examples) -> str:
-    told = {
+def _task(shape: NetworkShape, spec: TrainingSpec, train: Feed) -> dict[str, Any]:
+    """All that decides which trees grow, beside the numbers of rows."""
+    return {
         "trees": spec.trees.model_dump(mode="json"),
         "seed": spec.seed,
         "shape": shape.to_json(),
-        "rows": [*train.window_rows, validation.rows],
+        "windows": list(train.window_rows),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
