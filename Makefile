@@ -37,8 +37,15 @@ $(DONE): pyproject.toml constraints.txt
 demo: $(DONE) ## the whole loop on a year of real flights (KEEP=1 leaves the service up)
 	$(PY) jobs/demo.py $(if $(KEEP),--keep)
 
+CLUSTERS := ray or chaos or docs
+
+# Side by side where a test is alone with itself; one after another where it has a cluster.
 test: $(DONE) ## every test, with coverage (ARGS="-k words" for some)
-	$(PY) -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@$(call some,-n auto -m "not ($(CLUSTERS))" --cov --cov-report=)
+	@$(call some,-m "$(CLUSTERS)" --cov --cov-append --cov-report=term:skip-covered)
+
+# With ARGS there may be nothing to run in one of the halves, which pytest says with 5.
+some = $(PY) -m pytest $(1) $(ARGS) || { code=$$?; $(if $(strip $(ARGS)),test $$code -eq 5 || )exit $$code; }
 
 check: $(DONE) ## lint, format, types, floors
 	$(PY) -m ruff check .

@@ -45,7 +45,13 @@ def home(cluster):
 
 def searched(name, *, trials=4, epochs=150, **more):
     """A spec whose own settings are poor, and a small space around them."""
-    training = {"hidden": [8], "learning_rate": POOR, "epochs_max": epochs, "dropout": 0.0}
+    training = {
+        "hidden": [8],
+        "learning_rate": POOR,
+        "dropout": 0.0,
+        "weight_decay": 0.02,
+        "epochs_max": epochs,
+    }
     tuning_section = {"trials": trials, "trials_at_once": 2, "space": SPACE, **more}
     return small_spec(name, "data/tuned.csv", training=training, tuning=tuning_section)
 
