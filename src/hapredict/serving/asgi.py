@@ -12,14 +12,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
 from hapredict.sections import ServingSpec
 from hapredict.serving import descriptions, docs_page, openapi
 from hapredict.serving.admission import Admission
-from hapredict.serving.answers import Answered, predictions
-from hapredict.serving.batching import Batcher, Part
-from hapredict.serving.bodies import check_rows, columns_from
+from hapredict.serving.answering import Answering, Predicts
+from hapredict.serving.answers import predictions
 from hapredict.serving.exchange import (
     GONE_STATUS,
     Call,
@@ -32,7 +30,6 @@ from hapredict.serving.exchange import (
     pattern_of,
     read_body,
     sent_request_id,
-    version_header,
     write,
 )
 from hapredict.serving.feedback import decode_feedback
@@ -57,11 +54,9 @@ _PAGE_POLICY = (
 )
 
 
-class Replica(descriptions.Described, Kept, Protocol):
+class Replica(descriptions.Described, Kept, Predicts, Protocol):
     """What the app needs of a replica; see `replica.Replica` for the promises."""
 
-    def predict(self, table: Table, *, version: int | None = None) -> Answered: ...
-    def after(self, answer: Any) -> None: ...
     def feedback(self, labels: Sequence[Label]) -> None: ...
 
 
@@ -84,13 +79,11 @@ class App:
         self._replica = replica
         self._clock = clock
         self._request_ids = request_ids or _counted(f"{replica.model}-{clock():.6f}")
-        limit = ServingSpec().max_ongoing_requests
-        self._admission = Admission(limit)
         # Feedback waits for a disk, predictions for a processor: one must not block the other.
-        self._feedback_admission = Admission(limit)
-        self._batcher = Batcher(replica.predict, self._after, clock=clock)
+        self._feedback_admission = Admission(ServingSpec().max_ongoing_requests)
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
+        self._answering = Answering(replica, clock=clock, metrics=self._metrics)
         self._upkeep = Upkeep(replica, tick_s=tick_s)
         self._lifespan: asyncio.Task[None] | None = None
         self._exact: dict[str, Route] = {}
@@ -125,12 +118,9 @@ class App:
         start_s, code = self._clock(), 500
         self._in_progress += 1
         try:
-            serving = self._settings(self._admission)
-            check_rows(len(rows), serving.rows_max)
-            part = await self._answer(columns_from(rows), len(rows), version, None)
+            part = await self._answering.rows(rows, version)
             # recorded in the next turn: the caller gets its rows first
-            asyncio.get_running_loop().call_soon(self._batcher.written, part)
-            self._metrics.rows(part.versions)
+            asyncio.get_running_loop().call_soon(self._answering.written, part)
             code = 200
             return predictions(part)
         except HapredictError as error:
@@ -167,7 +157,7 @@ class App:
             status = GONE_STATUS  # nobody is left to be answered
         finally:
             if reply is not None and reply.part is not None:
-                self._batcher.written(reply.part)
+                self._answering.written(reply.part)
             self._in_progress -= 1
             self._metrics.request(route, status, max(0.0, self._clock() - start_s))
 
@@ -247,56 +237,21 @@ class App:
             return route, None if version is None else int(version[:18]), root
         raise BadRequest(f"there is nothing at {path[:200]}; {root}/docs lists what there is", 404)
 
-    def _settings(self, admission: Admission) -> ServingSpec:
-        """The settings of now. Raises TemporaryError if the replica is not ready."""
-        serving = self._replica.spec.serving
-        admission.limit_ongoing = serving.max_ongoing_requests
-        return serving
-
-    async def _answer(
-        self,
-        columns: Mapping[str, Sequence[Any]],
-        rows: int,
-        version: int | None,
-        deadline_s: float | None,
-    ) -> Part:
-        """Judge the columns and ask the model. The caller owes one `Batcher.written`."""
-        replica = self._replica
-        on_event_clock = replica.spec.monitoring.clock == "event"
-        self._admission.enter(self._clock(), deadline_s)
-        try:
-            table = replica.schema.table(columns, time_required=on_event_clock)
-            return await self._batcher.predict(table, rows, version, deadline_s)
-        finally:
-            self._admission.leave(self._clock())
-
     def _predictor(self, protocol: type[WireProtocol]) -> Handler:
         async def predict(call: Call) -> Reply:
-            serving = self._settings(self._admission)
-            self._admission.check()
+            serving = self._answering.settings()
             deadline_s = call.deadline_s()
             body = await read_body(call, serving.body_bytes_max)
-            request = protocol.decode_request(body, serving.rows_max)
-            part = await self._answer(request.columns, request.rows, call.version, deadline_s)
-            try:
-                encoded = protocol.encode_response(part, request)
-                self._metrics.rows(part.versions)
-            except BaseException:
-                self._batcher.written(part)
-                raise
-            return Reply(200, encoded, headers=version_header(part), part=part)
+            return await self._answering.reply(
+                protocol, body, version=call.version, deadline_s=deadline_s
+            )
 
         return predict
 
-    def _after(self, answer: Any) -> None:
-        try:
-            self._replica.after(answer)
-        except Exception:  # the answer is out; recording it must not harm the next one
-            log.exception("an answer could not be recorded")
-
     async def _feedback(self, call: Call) -> Reply:
         admission = self._feedback_admission
-        serving = self._settings(admission)
+        serving = self._replica.spec.serving
+        admission.limit_ongoing = serving.max_ongoing_requests
         admission.check()
         labels = decode_feedback(await read_body(call, serving.body_bytes_max), serving.rows_max)
         now_s = self._clock()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -132,11 +133,17 @@ async def write(send: Send, reply: Reply, request_id: bytes, *, head: bool) -> N
 def version_header(answer: Answered) -> Headers:
     """X-Model-Version: the version that answered; all of them, by a comma, if there are several."""
     versions = answer.versions
-    if len(versions) == 1:
-        return ((b"x-model-version", b"%d" % versions[0]),)
+    first = int(versions[0])
+    if len(versions) == 1 or (versions == first).all():
+        return _one_version(first)
     listed = ",".join(map(str, np.unique(versions).tolist()))
     return ((b"x-model-version", listed.encode()),)
 
 
 def _too_long(bytes_max: int) -> BadRequest:
     return BadRequest(f"the body is longer than {bytes_max} bytes; send fewer rows at once", 413)
+
+
+@cache
+def _one_version(version: int) -> Headers:
+    return ((b"x-model-version", b"%d" % version),)

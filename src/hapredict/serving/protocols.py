@@ -43,6 +43,8 @@ class WireProtocol(Protocol):
     """Where it is mounted; `{model}` stands for the model's name."""
     versioned_path: str
     """The same for one version, `{version}`."""
+    by_rows: bool
+    """Whether `{"instances": [{...}, ...]}` is such a request: then `reader.Reader` may read it."""
 
     @staticmethod
     def encode_request(columns: Mapping[str, Sequence[Any]]) -> bytes: ...
@@ -62,6 +64,7 @@ class _V1:
 
     path = "/v1/models/{model}:predict"
     versioned_path = "/v1/models/{model}/versions/{version}:predict"
+    by_rows = True
 
     @staticmethod
     def decode_request(body: bytes | bytearray, rows_max: int) -> Request:
@@ -163,6 +166,7 @@ class V2:
 
     path = "/v2/models/{model}/infer"
     versioned_path = "/v2/models/{model}/versions/{version}/infer"
+    by_rows = False
 
     @staticmethod
     def encode_request(columns: Mapping[str, Sequence[Any]]) -> bytes:

@@ -15,7 +15,7 @@ from hapredict.errors import (
     TimedOut,
     UnknownName,
 )
-from hapredict.serving.batching import Part
+from hapredict.serving.answers import Part
 
 JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
