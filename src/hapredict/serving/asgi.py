@@ -17,7 +17,7 @@ from hapredict.errors import BadRequest, HapredictError, UnknownName
 from hapredict.sections import ServingSpec
 from hapredict.serving import descriptions, docs_page, openapi
 from hapredict.serving.admission import Admission
-from hapredict.serving.answers import Answered, predictions
+from hapredict.serving.answers import Answered, Columns, predictions
 from hapredict.serving.batching import Batcher, Part
 from hapredict.serving.bodies import check_rows, columns_from
 from hapredict.serving.exchange import (
@@ -255,7 +255,7 @@ class App:
 
     async def _answer(
         self,
-        columns: Mapping[str, Sequence[Any]],
+        columns: Columns,
         rows: int,
         version: int | None,
         deadline_s: float | None,
@@ -276,7 +276,7 @@ class App:
             self._admission.check()
             deadline_s = call.deadline_s()
             body = await read_body(call, serving.body_bytes_max)
-            request = protocol.decode_request(body, serving.rows_max)
+            request = protocol.decode_request(body, serving.rows_max, call.headers)
             part = await self._answer(request.columns, request.rows, call.version, deadline_s)
             try:
                 encoded = protocol.encode_response(part, request)
@@ -284,7 +284,8 @@ class App:
             except BaseException:
                 self._batcher.written(part)
                 raise
-            return Reply(200, encoded, headers=version_header(part), part=part)
+            headers = version_header(part) + encoded.headers
+            return Reply(200, encoded.body, encoded.kind, headers, part)
 
         return predict
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from hapredict.data.schema import Schema
 from hapredict.errors import UnknownName
-from hapredict.serving.protocols import OUTPUTS
+from hapredict.serving.tensors import OUTPUTS
 from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
 

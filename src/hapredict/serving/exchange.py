@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from hapredict.errors import BadRequest
-from hapredict.serving.answers import Answered
-from hapredict.serving.replies import Headers, Reply, json_reply
+from hapredict.serving.answers import Answered, Headers
+from hapredict.serving.replies import Reply, json_reply
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -89,15 +89,13 @@ def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
 async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
     """The whole body, which is never held beyond `bytes_max`.
 
-    Raises BadRequest (413) for a longer one, (415) for one that is encoded or binary; Gone.
+    Raises BadRequest (413) for a longer one, (415) for one that is encoded; Gone.
     """
     headers = call.headers
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
         name = encoding[:40].decode("latin-1")
-        raise BadRequest(f"the content encoding {name!r} is not read here; send plain JSON", 415)
-    if b"inference-header-content-length" in headers:
-        raise BadRequest("binary tensors are not read here; send all data as JSON", 415)
+        raise BadRequest(f"the content encoding {name!r} is not read here; send it as it is", 415)
     length = headers.get(b"content-length", b"").strip()
     if length.isdigit() and (len(length) > 15 or int(length) > bytes_max):
         raise _too_long(bytes_max)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hapredict.data.schema import Column, Schema
-from hapredict.serving.protocols import OUTPUTS, OUTPUTS_BESIDE
+from hapredict.serving.tensors import OUTPUTS, OUTPUTS_BESIDE
 from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
 _NUMBER = {"type": ["number", "null"]}
