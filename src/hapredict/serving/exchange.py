@@ -46,6 +46,8 @@ class Call(msgspec.Struct, frozen=True):
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+Handlers = Mapping[str, Handler]
+"""Who answers which method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Route:
     """A path with its placeholders, and who answers which method."""
 
     template: str
-    handlers: Mapping[str, Handler]
+    handlers: Handlers
 
     @property
     def allowed(self) -> str:
