@@ -19,6 +19,18 @@ _HEADERS = {
         "schema": {"type": "string"},
     },
 }
+_REQUEST_ID = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "Echoed; one is made if it is not sent, or is no 1 to 128 visible characters.",
+    "schema": {"type": "string"},
+}
+_DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "description": "Milliseconds from now after which nobody waits for the answer.",
+    "schema": {"type": "number", "minimum": 0, "maximum": 999_999_999_999},
+}
 _BINARY = (
     "The binary tensor data extension is served: with the header Inference-Header-Content-Length, "
     "tensors with `binary_data_size` have their bytes after the JSON object, and outputs come as "
@@ -80,8 +92,13 @@ def _paths(model: str) -> dict[str, Any]:
         "description": _EXPLAINED,
     }
     feedback = _post(
-        "feedback", "Say what was observed; answered once it is durable", "Feedback", "Acknowledged"
+        "feedback",
+        "Say what was observed; answered once it is durable",
+        "Feedback",
+        "Acknowledged",
+        deadline=False,
     )
+    del feedback["responses"]["504"]
     status = _get("model", "The model, its schema and the versions loaded", "ModelStatus")
     metadata = _get("modelMetadata", "The model's tensors", "ModelMetadata", (503,))
     ready = _get("modelReady", "Whether the model can answer", "ModelReady", (503,))
@@ -118,25 +135,18 @@ def _paths(model: str) -> dict[str, Any]:
 
 
 def _post(
-    operation: str, summary: str, request: str, response: str, headers: Any = None
+    operation: str,
+    summary: str,
+    request: str,
+    response: str,
+    headers: Any = None,
+    *,
+    deadline: bool = True,
 ) -> dict[str, Any]:
     return {
         "operationId": operation,
         "summary": summary,
-        "parameters": [
-            {
-                "name": "X-Request-Id",
-                "in": "header",
-                "description": "Echoed; made if it is not sent.",
-                "schema": {"type": "string", "maxLength": 128},
-            },
-            {
-                "name": "X-Deadline-Ms",
-                "in": "header",
-                "description": "Milliseconds from now after which nobody waits for the answer.",
-                "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999_999},
-            },
-        ],
+        "parameters": [_REQUEST_ID, _DEADLINE] if deadline else [_REQUEST_ID],
         "requestBody": {"required": True, "content": _content(request)},
         "responses": {
             "200": {
