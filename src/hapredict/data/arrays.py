@@ -39,8 +39,11 @@ def table_of_arrays(
     """
     if not any(isinstance(values, np.ndarray) for values in columns.values()):
         return None
-    table: dict[str, NDArray[Any]] = {}
+    readers = list(readers)
+    table = _numbers_at_once(columns, [name for name, read, _ in readers if read is strict_number])
     for name, strict, lenient in readers:
+        if name in table:
+            continue
         values = columns.get(name)
         if values is None:
             if name in optional:
@@ -60,6 +63,21 @@ def table_of_arrays(
             return None
     shapes = {column.shape for column in table.values()}
     return table if len(shapes) == 1 and len(shapes.pop()) == 1 else None
+
+
+def _numbers_at_once(columns: Mapping[str, Any], names: list[str]) -> dict[str, NDArray[Any]]:
+    """The number columns if they are arrays of one length without an infinity; else none of them.
+
+    A call of NumPy a column would cost more than the numbers of a few rows.
+    """
+    arrays = [columns.get(name) for name in names]
+    kinds = {values.dtype.kind if isinstance(values, np.ndarray) else "" for values in arrays}
+    if not kinds <= {"i", "u", "f"} or len({values.shape for values in arrays}) != 1:  # type: ignore[union-attr]
+        return {}
+    block = np.array(arrays, dtype=np.float64)
+    if block.ndim != 2 or np.isinf(block).any():
+        return {}
+    return dict(zip(names, block, strict=True))
 
 
 def list_of(values: Any) -> Any:

@@ -8,6 +8,7 @@ requests is strict and names each faulty field; `Schema.frame` for files reads w
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -266,9 +267,8 @@ class Schema:
         return table if all(len(column) == rows for column in table.values()) else None
 
     def _table_by_value(self, columns: Mapping[str, Any], time_required: bool) -> Table:
-        problems = [
-            Problem(name, self._unknown(name)) for name in columns if name not in self._known
-        ]
+        strange = islice((name for name in columns if name not in self._known), PROBLEMS_MAX)
+        problems = [Problem(name[:100], self._unknown(name[:100])) for name in strange]
         optional = {self.id} if time_required else {self.id, self.time}
         table: dict[str, NDArray[Any]] = {}
         rows: tuple[str, int] | None = None

@@ -77,7 +77,7 @@ def check_lengths(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> int:
     lengths = {name: len(values) for name, values in columns.items()}
     usual, _ = Counter(lengths.values()).most_common(1)[0]
     problems = [
-        Problem(name, f"has {length} values where the other columns have {usual}")
+        Problem(name[:100], f"has {length} values where the other columns have {usual}")
         for name, length in lengths.items()
         if length != usual
     ]

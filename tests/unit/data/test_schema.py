@@ -162,6 +162,15 @@ def test_an_array_is_read_as_the_list_of_its_values(data, name):
             assert by_array[column].dtype == by_list[column].dtype
 
 
+def test_arrays_of_all_fields_are_read_wherever_a_field_stands():
+    fields = (Column("a", "category"), Column("b", "number"), Column("c", "category"))
+    schema = Schema((*fields, Column("d", "number")), "y", "regression", time="t", id="i")
+    columns = {name: np.array([3, 4], np.int32) for name in "abcdti"}
+    table = schema.table(columns, time_required=True)
+    for name in "abcdti":
+        assert table[name].tolist() == (["3", "4"] if name in "aci" else [3.0, 4.0])
+
+
 def test_nan_in_an_array_is_missing_and_infinity_is_told_with_its_row():
     table = SCHEMA.table(request(distance=np.array([1, np.nan], np.float32)))
     assert np.isnan(table["distance"]).tolist() == [False, True]
