@@ -19,6 +19,8 @@ Send = Callable[[Message], Awaitable[None]]
 GONE_STATUS = 499
 """Counted for a caller who went away before the answer; nobody sees it."""
 
+_MILLISECONDS = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{1,20})?([eE]-[0-9]{1,3})?")
+"""A number as programs write it: small ones come with an exponent."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -40,7 +42,7 @@ class Call(msgspec.Struct, frozen=True):
         sent = self.headers.get(b"x-deadline-ms")
         if sent is None:
             return None
-        if not re.fullmatch(rb"-?[0-9]{1,12}(\.[0-9]{1,6})?", sent):
+        if not _MILLISECONDS.fullmatch(sent):
             raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
         return self.start_s + float(sent) / 1000
 

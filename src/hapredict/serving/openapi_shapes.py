@@ -5,11 +5,13 @@ it cannot. Ranges and levels are what the model learned from, and are told, not 
 beyond them is answered too.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hapredict.data.schema import Column, Schema
 from hapredict.data.values import TEXT_MAX, TIME_MAX_S, TIME_MIN_S
+from hapredict.errors import BadRequest
 from hapredict.serving import explain
 from hapredict.serving.descriptions import About, example
 from hapredict.serving.tensor_bytes import DATATYPES
@@ -332,12 +334,24 @@ def _label(schema: Schema) -> dict[str, Any]:
         "maximum": _NUMBER_MAX,
     }
     if schema.task != "regression":
-        value = {"type": ["string", "integer", "boolean", "number"]}
-        value["description"] = f"One of {', '.join(schema.classes)}."
-        value["examples"] = [schema.classes[-1]]
+        value = {"enum": _labels_of(schema), "examples": [schema.classes[-1]]}
     fields = {
         "prediction_id": {"type": "string", "minLength": 1, "maxLength": 200},
         "label": value,
         "at": dict(_TIME),
     }
     return _object(fields, ["prediction_id", "label"])
+
+
+def _labels_of(schema: Schema) -> list[Any]:
+    """What feedback may say: the classes, and the numbers and booleans that stand for them."""
+    found: list[Any] = list(schema.classes)
+    for text in (*schema.classes, "true", "false", "0", "1"):
+        try:
+            value = json.loads(text)
+            schema.label_of(value)
+        except (ValueError, BadRequest):
+            continue
+        if not any(type(value) is type(known) and value == known for known in found):
+            found.append(value)
+    return found

@@ -75,6 +75,24 @@ def test_every_example_of_a_request_is_answered(schema):
     assert asked == 14
 
 
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (("no", "yes"), ["no", "yes"]),
+        (("0", "1"), ["0", "1", 0, 1, True, False]),
+        (("false", "true"), ["false", "true", False, True, 0, 1]),
+        (("1.5", "x"), ["1.5", "x", 1.5]),
+    ],
+)
+def test_labels_are_told_in_each_form_that_is_taken(classes, labels):
+    schema = schema_of(classes)
+    feedback = _document(schema)["components"]["schemas"]["Feedback"]
+    told = feedback["oneOf"][1]["properties"]["label"]["enum"]
+    assert [(type(label), label) for label in told] == [(type(label), label) for label in labels]
+    for label in told:
+        schema.label_of(label)
+
+
 def test_fields_say_what_the_model_has_learned_from(schema):
     fields = _document(schema)["components"]["schemas"]["Row"]["properties"]
     assert re.fullmatch(
@@ -126,7 +144,7 @@ def test_what_the_app_takes_and_answers_is_what_the_document_says(schema, extras
         {"name": name, "datatype": "FP64" if place < 2 else "BYTES", "shape": [1], "data": [None]}
         for place, name in enumerate(("收入", "distance", "性别", "carrier"))
     ]
-    label = {"prediction_id": "p", "label": 1 if schema.task == "regression" else "a"}
+    label = {"prediction_id": "p", "label": (*schema.classes, 1)[0]}
     for path, body, status in (
         (PREDICT, {"instances": rows_as_json(3)}, 200),
         (
