@@ -7,12 +7,12 @@ app and Python handles differ in how bytes or rows arrive and leave, and in noth
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
 from hapredict.sections import ServingSpec
 from hapredict.serving.admission import Admission
-from hapredict.serving.answers import Answered, Part, Request
+from hapredict.serving.answers import Answered, Columns, Part, Request
 from hapredict.serving.batching import Batcher, Waiting
 from hapredict.serving.bodies import check_rows, columns_from
 from hapredict.serving.exchange import version_header
@@ -20,9 +20,12 @@ from hapredict.serving.metrics import Metrics
 from hapredict.serving.protocols import WireProtocol
 from hapredict.serving.reader import Reader
 from hapredict.serving.replies import Reply
+from hapredict.serving.v2 import JSON_LENGTH
 from hapredict.spec import Spec
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Replied = Callable[[Reply | Exception], None]
 """Takes the reply to one request, or why there is none. Raises nothing."""
@@ -71,6 +74,7 @@ class Answering:
         self,
         protocol: type[WireProtocol],
         body: bytes | bytearray,
+        headers: Mapping[bytes, bytes],
         replied: Replied,
         *,
         version: int | None = None,
@@ -78,19 +82,20 @@ class Answering:
     ) -> None:
         """Calls `replied` once, later in this turn or in another, unless it raises.
 
+        `headers` go by their names in lower case.
         A reply with a `part` is owed one `written`. Raises HapredictError for what is refused
         before the model is asked.
         """
         rows_max = self._replica.spec.serving.rows_max
 
         def read() -> tuple[Waiting, Request]:
-            if protocol.by_rows:
+            if protocol.by_rows and JSON_LENGTH not in headers:
                 reader = self._reader_of_now()
                 lines = reader.lines(body, rows_max)
                 if lines is not None:
                     waiting = Waiting(len(lines), done, lines=lines, reader=reader)
                     return waiting, Request({}, len(lines))
-            request = protocol.decode_request(body, rows_max)
+            request = protocol.decode_request(body, rows_max, headers)
             return Waiting(request.rows, done, table=self._table(request.columns)), request
 
         def done(part: Part | Exception) -> None:
@@ -100,7 +105,8 @@ class Answering:
                 return
             try:
                 encoded = protocol.encode_response(part, request)
-                reply = Reply(200, encoded, headers=version_header(part), part=part)
+                told = version_header(part) + encoded.headers
+                reply = Reply(200, encoded.body, encoded.kind, told, part)
             except Exception as error:  # its neighbours in the batch are still to be answered
                 self.written(part)
                 replied(error)
@@ -120,13 +126,14 @@ class Answering:
         self,
         protocol: type[WireProtocol],
         body: bytes | bytearray,
+        headers: Mapping[bytes, bytes],
         *,
         version: int | None,
         deadline_s: float | None,
     ) -> Reply:
         """As `ask`, awaited."""
-        future = _Future()
-        self.ask(protocol, body, future.take, version=version, deadline_s=deadline_s)
+        future: _Future[Reply] = _Future()
+        self.ask(protocol, body, headers, future.take, version=version, deadline_s=deadline_s)
         return await future.value(self._unwanted)
 
     async def rows(self, rows: Sequence[Mapping[str, Any]], version: int | None) -> Part:
@@ -135,7 +142,7 @@ class Answering:
         Raises BadRequest, UnknownName or TemporaryError.
         """
         check_rows(len(rows), self.settings().rows_max)
-        future = _Future()
+        future: _Future[Part] = _Future()
 
         def done(part: Part | Exception) -> None:
             self._admission.leave(self._clock())
@@ -150,7 +157,7 @@ class Answering:
         self._batcher.submit(Waiting(len(rows), done, table=table, version=version))
         return await future.value(self.written)
 
-    def _table(self, columns: Mapping[str, Sequence[Any]]) -> Table:
+    def _table(self, columns: Columns) -> Table:
         return self._replica.schema.table(columns, time_required=self._time_required())
 
     def _reader_of_now(self) -> Reader:
@@ -179,14 +186,14 @@ class Answering:
             log.exception("an answer could not be recorded")
 
 
-class _Future:
+class _Future(Generic[T]):
     """Turns a callback into something to await; what arrives too late is given back."""
 
     def __init__(self) -> None:
-        self._future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._late: Callable[[Any], None] | None = None
+        self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._late: Callable[[T], None] | None = None
 
-    def take(self, value: Any) -> None:
+    def take(self, value: T | Exception) -> None:
         if self._future.done():  # its caller went away
             if self._late is not None and not isinstance(value, Exception):
                 self._late(value)
@@ -195,7 +202,7 @@ class _Future:
         else:
             self._future.set_result(value)
 
-    async def value(self, late: Callable[[Any], None]) -> Any:
+    async def value(self, late: Callable[[T], None]) -> T:
         """What `take` gets; raised if it is an exception. `late` gets what nobody awaits."""
         self._late = late
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -13,18 +14,34 @@ from hapredict.data.schema import Schema
 from hapredict.serving.decisions import Rule
 from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
+Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
+"""Values by field: lists, or arrays of numbers [rows] in which NaN is missing."""
+Headers = tuple[tuple[bytes, bytes], ...]
+NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+
 
 class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten times as much to make
     """A prediction request, read and not yet judged.
 
-    `columns` holds equally long lists, `rows` is their length. `id` is echoed by protocols that
-    have one, `outputs` names the tensors asked for (empty: all).
+    `columns` are equally long, `rows` is their length. `id` is echoed by protocols that have one,
+    `outputs` names the tensors asked for (empty: all), `binary` those to be answered as bytes.
     """
 
-    columns: Mapping[str, Sequence[Any]]
+    columns: Columns
     rows: int
     id: str = ""
     outputs: tuple[str, ...] = ()
+    binary: frozenset[str] = frozenset()
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """A body for the wire, its media type, and the headers that it needs beside that."""
+
+    body: bytes
+    kind: bytes = JSON
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
 from hapredict.sections import ServingSpec
-from hapredict.serving import descriptions, docs_page, openapi
+from hapredict.serving import descriptions, explain, told
 from hapredict.serving.admission import Admission
 from hapredict.serving.answering import Answering, Predicts
 from hapredict.serving.answers import predictions
@@ -23,10 +24,10 @@ from hapredict.serving.exchange import (
     Call,
     Gone,
     Handler,
+    Handlers,
     Receive,
     Route,
     Send,
-    fixed,
     pattern_of,
     read_body,
     sent_request_id,
@@ -49,14 +50,13 @@ from hapredict.serving.upkeep import TICK_S, Kept, Upkeep
 
 log = logging.getLogger(__name__)
 
-_PAGE_POLICY = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-)
-
 
 class Replica(descriptions.Described, Kept, Predicts, Protocol):
     """What the app needs of a replica; see `replica.Replica` for the promises."""
 
+    def explain(
+        self, table: Table, *, version: int | None = None, baseline: explain.Baseline = "typical"
+    ) -> explain.Effects: ...
     def feedback(self, labels: Sequence[Label]) -> None: ...
 
 
@@ -81,6 +81,7 @@ class App:
         self._request_ids = request_ids or _counted(f"{replica.model}-{clock():.6f}")
         # Feedback waits for a disk, predictions for a processor: one must not block the other.
         self._feedback_admission = Admission(ServingSpec().max_ongoing_requests)
+        self._explain_admission = Admission(explain.ONGOING_MAX)
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
         self._answering = Answering(replica, clock=clock, metrics=self._metrics)
@@ -184,28 +185,17 @@ class App:
 
     def _mount(self) -> None:
         """Exact paths of this model first: a request then costs one look-up."""
-        v1, v2 = "/v1/models/{model}", "/v2/models/{model}"
-        ready = self._readiness
-        routes: list[tuple[str, dict[str, Handler]]] = [
-            (v1, {"GET": self._v1_model}),
+        v1 = "/v1/models/{model}"
+        routes: list[tuple[str, Handlers]] = [
+            *told.routes(self._replica, lambda: self._upkeep.stopping),
             (v1 + ":feedback", {"POST": self._feedback}),
-            (v2, {"GET": self._v2_model}),
-            (v2 + "/versions/{version}", {"GET": self._v2_model}),
-            (v2 + "/ready", {"GET": self._v2_model_ready}),
-            (v2 + "/versions/{version}/ready", {"GET": self._v2_model_ready}),
-            ("/v2", {"GET": fixed({"name": "hapredict", "version": "2", "extensions": []})}),
-            ("/v2/health/live", {"GET": fixed({"live": True})}),
-            ("/v2/health/ready", {"GET": ready}),
-            ("/livez", {"GET": fixed({"live": True})}),
-            ("/readyz", {"GET": ready}),
-            ("/healthz", {"GET": ready}),
-            ("/openapi.json", {"GET": self._openapi}),
-            ("/docs", {"GET": self._docs}),
+            (v1 + ":explain", {"POST": self._explain}),
+            (v1 + "/versions/{version}:explain", {"POST": self._explain}),
             ("/metrics", {"GET": self._text}),
         ]
         for name in WIRE_PROTOCOLS:
             protocol = WIRE_PROTOCOLS.find(name)
-            handlers: dict[str, Handler] = {"POST": self._predictor(protocol)}
+            handlers: Handlers = {"POST": self._predictor(protocol)}
             routes += [(protocol.path, handlers), (protocol.versioned_path, handlers)]
         for template, handlers in routes:
             route = Route(template, handlers)
@@ -243,7 +233,7 @@ class App:
             deadline_s = call.deadline_s()
             body = await read_body(call, serving.body_bytes_max)
             return await self._answering.reply(
-                protocol, body, version=call.version, deadline_s=deadline_s
+                protocol, body, call.headers, version=call.version, deadline_s=deadline_s
             )
 
         return predict
@@ -264,45 +254,23 @@ class App:
         self._metrics.labels(len(rows))
         return json_reply({"acknowledged": len(rows)})
 
-    async def _v1_model(self, _call: Call) -> Reply:
-        return json_reply(descriptions.v1_model(self._replica))
-
-    async def _v2_model(self, call: Call) -> Reply:
-        descriptions.check_version(self._replica, call.version)
-        return json_reply(descriptions.v2_model(self._replica))
-
-    async def _v2_model_ready(self, call: Call) -> Reply:
-        descriptions.check_version(self._replica, call.version)
-        ready = self._replica.ready and not self._upkeep.stopping
-        return json_reply({"name": self._replica.model, "ready": ready}, 200 if ready else 503)
-
-    async def _readiness(self, _call: Call) -> Reply:
-        said = descriptions.readiness(self._replica, stopping=self._upkeep.stopping)
-        return json_reply(said, 200 if said["ready"] else 503)
-
-    async def _openapi(self, call: Call) -> Reply:
-        return json_reply(self._described(call.root))
-
-    async def _docs(self, call: Call) -> Reply:
-        page = docs_page.page(self._described(call.root)).encode()
-        policy = ((b"content-security-policy", _PAGE_POLICY),)
-        return Reply(200, page, b"text/html; charset=utf-8", policy)
+    async def _explain(self, call: Call) -> Reply:
+        replica, admission = self._replica, self._explain_admission
+        admission.check()
+        body = await read_body(call, replica.spec.serving.body_bytes_max)
+        request, baseline = explain.decode_explain(body, replica.schema)
+        table = replica.schema.table(request.columns)
+        admission.enter(self._clock(), call.deadline_s())
+        try:  # in a thread: predictions do not wait for it
+            effects = await asyncio.to_thread(
+                replica.explain, table, version=call.version, baseline=baseline
+            )
+        finally:
+            admission.leave(self._clock())
+        return json_reply(explain.to_json(replica.model, effects))
 
     async def _text(self, _call: Call) -> Reply:
         return Reply(200, self._metrics.text(), CONTENT_TYPE)
-
-    def _described(self, root: str) -> dict[str, Any]:
-        replica = self._replica
-        spec, schema = replica.spec, replica.schema
-        return openapi.document(
-            replica.model,
-            schema,
-            version=replica.model_version,
-            time_required=spec.monitoring.clock == "event",
-            rows_max=spec.serving.rows_max,
-            root=root,
-            extras=replica.extras,
-        )
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while True:

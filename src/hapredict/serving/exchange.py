@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from hapredict.errors import BadRequest
-from hapredict.serving.answers import Answered
-from hapredict.serving.replies import Headers, Reply, json_reply
+from hapredict.serving.answers import Answered, Headers
+from hapredict.serving.replies import Reply, json_reply
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -20,6 +20,8 @@ Send = Callable[[Message], Awaitable[None]]
 GONE_STATUS = 499
 """Counted for a caller who went away before the answer; nobody sees it."""
 
+_MILLISECONDS = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{1,20})?([eE]-[0-9]{1,3})?")
+"""A number as programs write it: small ones come with an exponent."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -41,12 +43,14 @@ class Call(msgspec.Struct, frozen=True):
         sent = self.headers.get(b"x-deadline-ms")
         if sent is None:
             return None
-        if not re.fullmatch(rb"-?[0-9]{1,12}(\.[0-9]{1,6})?", sent):
+        if not _MILLISECONDS.fullmatch(sent):
             raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
         return self.start_s + float(sent) / 1000
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+Handlers = Mapping[str, Handler]
+"""Who answers which method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Route:
     """A path with its placeholders, and who answers which method."""
 
     template: str
-    handlers: Mapping[str, Handler]
+    handlers: Handlers
 
     @property
     def allowed(self) -> str:
@@ -90,15 +94,13 @@ def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
 async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
     """The whole body, which is never held beyond `bytes_max`.
 
-    Raises BadRequest (413) for a longer one, (415) for one that is encoded or binary; Gone.
+    Raises BadRequest (413) for a longer one, (415) for one that is encoded; Gone.
     """
     headers = call.headers
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
         name = encoding[:40].decode("latin-1")
-        raise BadRequest(f"the content encoding {name!r} is not read here; send plain JSON", 415)
-    if b"inference-header-content-length" in headers:
-        raise BadRequest("binary tensors are not read here; send all data as JSON", 415)
+        raise BadRequest(f"the content encoding {name!r} is not read here; send it as it is", 415)
     length = headers.get(b"content-length", b"").strip()
     if length.isdigit() and (len(length) > 15 or int(length) > bytes_max):
         raise _too_long(bytes_max)

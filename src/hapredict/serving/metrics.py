@@ -41,7 +41,7 @@ class Metrics:
         self._shed: Counter[str] = Counter()
         self._labels = 0
         self._registry = CollectorRegistry()
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
 
     def request(self, route: str, code: int, duration_s: float) -> None:
         """A request is over. `route` is a template, never a path as it was sent."""
