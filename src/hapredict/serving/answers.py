@@ -18,13 +18,16 @@ class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten time
     """A prediction request, read and not yet judged.
 
     `columns` holds equally long lists, `rows` is their length. `id` is echoed by protocols that
-    have one, `outputs` names the tensors asked for (empty: all).
+    have one, `outputs` names the tensors asked for (empty: all). `version` and `wait_s`, how long
+    the caller waits, are those of protocols that say them in the request itself.
     """
 
     columns: Mapping[str, Sequence[Any]]
     rows: int
     id: str = ""
     outputs: tuple[str, ...] = ()
+    version: int | None = None
+    wait_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
