@@ -7,6 +7,7 @@ over HTTP; here is only what gRPC says differently: messages, status codes, dead
 
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ ROUTE = "grpc"
 """What predictions are counted under."""
 WAIT_KEY = "x-deadline-ms"
 """In a call's metadata, as over HTTP: how many milliseconds its caller waits."""
+_LOCAL = re.compile(r"ipv4:127\.|ipv6:(\[|%5B)(::1|::ffff:127\.[0-9.]+)(\]|%5D):|unix:")
+_FOREIGN = (grpc.StatusCode.PERMISSION_DENIED, "this cluster answers callers on its machine only")
 _DETAILS_MAX = 4000
 """Bytes of an error's sentence on the wire; clients refuse answers with 8 KiB of headers."""
 
@@ -120,6 +123,20 @@ class OpenInference:
 
 def add_to_server(servicer: Any, server: Any) -> None:
     """Give a gRPC server the service; Ray Serve finds this function by its name."""
+    server.add_generic_rpc_handlers((_Handlers(_methods(servicer)),))
+
+
+def add_to_local_server(servicer: Any, server: Any) -> None:
+    """The same for callers on this machine only; Ray Serve listens on all of its addresses."""
+    server.add_generic_rpc_handlers((_Handlers(_methods(servicer), is_local),))
+
+
+def is_local(peer: str) -> bool:
+    """Whether a caller, as gRPC names it, is on this machine."""
+    return _LOCAL.match(peer) is not None
+
+
+def _methods(servicer: Any) -> dict[str, Any]:
     handlers = {}
     for method in SERVICE.methods:
         one = grpc.unary_unary_rpc_method_handler
@@ -131,32 +148,43 @@ def add_to_server(servicer: Any, server: Any) -> None:
             MESSAGES[method.input_type.name].FromString,
             MESSAGES[method.output_type.name].SerializeToString,
         )
-    server.add_generic_rpc_handlers((_Handlers(handlers),))
+    return handlers
 
 
 class _Handlers(grpc.ServiceRpcHandler):  # type: ignore[misc]
     """The service's methods; each call's deadline is put where its method can read it.
 
     Ray Serve replaces `_method_handlers` by its own, whose methods see a call's metadata and not
-    its deadline.
+    its deadline. `welcome` says of a caller whether he is answered.
     """
 
-    def __init__(self, handlers: dict[str, Any]) -> None:
+    def __init__(
+        self, handlers: dict[str, Any], welcome: Callable[[str], bool] = lambda _peer: True
+    ) -> None:
         self._method_handlers = handlers
+        self._welcome = welcome
 
     def service_name(self) -> str:
         return str(SERVICE.full_name)
 
     def service(self, handler_call_details: Any) -> Any:
         handler = self._method_handlers.get(handler_call_details.method)
-        if handler is None or handler.request_streaming:  # a stream's deadline is no message's
-            return handler
-        answer = handler.unary_unary
+        if handler is None:
+            return None
+        one, stream, welcome = handler.unary_unary, handler.stream_stream, self._welcome
 
-        async def in_time(request: Any, context: Any) -> Any:
-            return await answer(request, _WithDeadline(context))
+        async def answer(request: Any, context: Any) -> Any:
+            if not welcome(context.peer()):
+                await context.abort(*_FOREIGN)
+            return await one(request, _WithDeadline(context))
 
-        return handler._replace(unary_unary=in_time)
+        async def answers(requests: Any, context: Any) -> Any:
+            if not welcome(context.peer()):
+                await context.abort(*_FOREIGN)
+            async for said in stream(requests, context):  # its deadline is that of no message
+                yield said
+
+        return handler._replace(unary_unary=answer, stream_stream=answers)
 
 
 class _WithDeadline:
