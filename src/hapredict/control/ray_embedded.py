@@ -49,11 +49,13 @@ def find_home(given: str | None = None) -> Path:
     return Path(given or os.environ.get(HOME_VARIABLE) or ".hapredict").absolute()
 
 
-RETRY_ON = """\
-conn-failure empty-response junk-response response-timeout 502 503 504
-    option http-buffer-request"""
+RETRY_ON = "conn-failure empty-response junk-response response-timeout 502 503 504"
 """When HAProxy sends a request again. It can only where it holds all of the request before it sends
-any of it; that takes the option, for which Serve's template has no other place."""
+any of it, which is what WAIT_FOR_BODY is for."""
+
+WAIT_FOR_BODY = """\
+http-request wait-for-body time 1h unless { path_end ServerReflectionInfo ModelStreamInfer }"""
+"""A rule of each backend of HAProxy. Open streams have no end to wait for: both sides talk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,8 @@ def _serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # Serve's template has no place for a rule; this is within a line of each backend
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": f"250ms\n {WAIT_FOR_BODY}\n default-server",
         # a request can be repeated only if all of it fits
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000",
