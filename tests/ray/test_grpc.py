@@ -1,5 +1,6 @@
 """Predictions over gRPC through Ray Serve: its port, its balancer, replicas that answer."""
 
+import asyncio
 import queue
 
 import grpc
@@ -7,6 +8,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hapredict.serving.inference_messages import DESCRIPTOR, MESSAGES
+from hapredict.serving.inference_service import OpenInference, add_to_server
 from tests.support.clusters import eventually
 from tests.support.grpc_calls import columns_in, predictions_in, request_of, stub
 from tests.support.people import FIELDS, people
@@ -53,13 +55,11 @@ def columns(rows):
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_answers_are_those_of_http(model, infer, raw):
     rows = people(20, seed=41)
-    over_http = {row["prediction_id"]: row for row in model.predict(rows)}
-    for row in predictions_in(infer(request_of(columns(rows), model.name, raw=raw))):
-        other = over_http.get(row["prediction_id"])
-        if other is not None:  # the id names the row, so one replica or two give the same
-            assert row["score"] == other["score"]
-        assert row["decision"] in ("0", "1")
-    assert len(over_http) == 20
+    by_grpc = predictions_in(infer(request_of(columns(rows), model.name, raw=raw)))
+    for row, other in zip(by_grpc, model.predict(rows), strict=True):
+        for name in ("score", "decision", "model_version", "served_by"):
+            assert row[name] == other[name]
+    assert len({row["prediction_id"] for row in by_grpc}) == 20
 
 
 def test_a_large_request_goes_through(model, infer):
@@ -76,7 +76,11 @@ def test_a_large_request_goes_through(model, infer):
     [
         (lambda m: setattr(m, "model_name", "nobody"), "NOT_FOUND", "nobody"),
         (lambda m: setattr(m, "model_version", "99"), "NOT_FOUND", "99"),
-        (lambda m: setattr(m.inputs[1], "name", "收人"), "INVALID_ARGUMENT", "did you mean '收入'"),
+        (
+            lambda m: setattr(m.inputs[1], "name", "收入额"),
+            "INVALID_ARGUMENT",
+            "did you mean '收入'",
+        ),
         (lambda m: setattr(m.inputs[1], "datatype", "BF16"), "INVALID_ARGUMENT", "收入: its data"),
     ],
 )
@@ -129,3 +133,30 @@ def test_the_service_describes_itself_as_interactive_clients_ask_it_to(channel, 
     (file,) = next(asked).file_descriptor_response.file_descriptor_proto
     assert file == DESCRIPTOR.serialized_pb
     waiting.put(None)
+
+
+def test_what_serve_hands_to_a_replica_says_how_long_the_caller_waits():
+    """Serve puts methods of its own in the place of ours, which see the metadata only."""
+    from ray.serve._private.grpc_util import gRPCGenericServer
+    from ray.serve.grpc_util import RayServegRPCContext
+
+    seen = []
+
+    def of_serve(service_method, streaming_type):
+        async def answer(request, context):
+            seen.append(dict(RayServegRPCContext(context).invocation_metadata()))
+            return MESSAGES["ServerLiveResponse"](live=True).SerializeToString()
+
+        return answer
+
+    async def ask():
+        server = gRPCGenericServer(of_serve)
+        add_to_server(OpenInference(None), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await stub(channel, "ServerLive")(MESSAGES["ServerLiveRequest"](), timeout=20)
+        await server.stop(None)
+
+    asyncio.run(ask())
+    assert 0 < float(seen[0]["x-deadline-ms"]) <= 20_000

@@ -26,7 +26,7 @@ from hapredict.serving import descriptions
 from hapredict.serving.answers import Request
 from hapredict.serving.asgi import App
 from hapredict.serving.exchange import read_version, read_wait_s, too_long
-from hapredict.serving.inference_messages import MESSAGES, SERVICE
+from hapredict.serving.inference_messages import MESSAGES, SERVICE, describe
 from hapredict.serving.inference_tensors import decode_request, encode_response
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,7 @@ def is_local(peer: str) -> bool:
 
 
 def _methods(servicer: Any) -> dict[str, Any]:
+    describe()
     handlers = {}
     for method in SERVICE.methods:
         one = grpc.unary_unary_rpc_method_handler

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +51,15 @@ def test_the_compiled_form_says_what_the_text_says():
             is_map = field.message_type and field.message_type.GetOptions().map_entry
             compiled.add((owner, field.name, field.number, field.is_repeated and not is_map))
     assert written == compiled
+
+
+def test_another_librarys_messages_of_the_same_names_are_no_obstacle():
+    assert inference_messages.describe(DescriptorPool())
+    taken = DescriptorPool()
+    theirs = FileDescriptorProto(name="theirs.proto", package="inference")
+    theirs.message_type.add(name="ServerLiveRequest")
+    taken.AddSerializedFile(theirs.SerializeToString())
+    assert not inference_messages.describe(taken)
 
 
 @pytest.mark.parametrize("raw", [False, True])
