@@ -150,7 +150,7 @@ def _column(tensor: Any, raw: bytes | None, missing: str | None) -> list[Any]:
     if list(tensor.shape) not in ([rows], [rows, 1]):
         raise ValueError(f"its shape must be [{rows}] or [{rows}, 1], as it has {rows} values")
     if datatype == "BYTES":
-        texts = [_text(value, row) for row, value in enumerate(values)]
+        texts = _texts(values)
         return texts if missing is None else [None if t == missing else t for t in texts]
     if datatype.startswith("FP"):  # NaN differs from itself
         return [value if value == value else None for value in values]  # noqa: PLR0124
@@ -167,8 +167,9 @@ def _contents(tensor: Any, datatype: str) -> list[Any]:
     return list(getattr(tensor.contents, place))
 
 
-def _text(value: bytes, row: int) -> str:
+def _texts(values: Sequence[bytes]) -> list[str]:
     try:
-        return value.decode()
-    except UnicodeDecodeError:
+        return [value.decode() for value in values]
+    except UnicodeDecodeError as error:
+        row = values.index(error.object)
         raise ValueError(f"is BYTES and must hold UTF-8; value {row} does not") from None

@@ -140,8 +140,11 @@ FAULTS = {
     "no shape": (lambda m: m.inputs[0].ClearField("shape"), "a: its shape must be [1] or [1, 1]"),
     "two of a name": (lambda m: setattr(m.inputs[1], "name", "a"), "two tensors of this name"),
     "no UTF-8": (
-        lambda m: m.inputs[1].contents.bytes_contents.__setitem__(0, b"\xff"),
-        "b: is BYTES and must hold UTF-8; value 0",
+        lambda m: (
+            m.inputs[1].contents.bytes_contents.append(b"\xff"),
+            m.inputs[1].shape.__setitem__(0, 2),
+        ),
+        "b: is BYTES and must hold UTF-8; value 1",
     ),
     "raw and not raw": (lambda m: m.raw_input_contents.extend([b"", b""]), "has contents although"),
     "too little raw": (lambda m: m.raw_input_contents.append(b""), "which are 2; got 1"),
