@@ -29,7 +29,11 @@ MESSAGES: dict[str, Any] = {
     name: message_factory.GetMessageClass(found)
     for name, found in DESCRIPTOR.message_types_by_name.items()
 }
-"""The classes, by name."""
+"""The classes, by name; each is also an attribute of this module."""
+
+for _name, _class in MESSAGES.items():  # where pickles look, by which Serve's proxy hands them on
+    _class.__module__ = __name__
+    globals()[_name] = _class
 
 ModelInferRequest = MESSAGES["ModelInferRequest"]
 ModelInferResponse = MESSAGES["ModelInferResponse"]

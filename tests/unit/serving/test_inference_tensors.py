@@ -1,5 +1,6 @@
 """Messages of the Open Inference Protocol: what they ask for, and what is wrong with them."""
 
+import pickle
 import random
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hapredict.errors import BadRequest, SchemaMismatch, UnknownName
 from hapredict.serving import inference_messages
 from hapredict.serving.answers import Request
-from hapredict.serving.inference_messages import DESCRIPTOR, ModelInferRequest
+from hapredict.serving.inference_messages import DESCRIPTOR, MESSAGES, ModelInferRequest
 from hapredict.serving.inference_tensors import CONTENTS, decode_request, encode_response
 from hapredict.serving.protocols import OUTPUTS
 from hapredict.serving.raw_tensors import raw_of
@@ -51,6 +52,12 @@ def test_the_compiled_form_says_what_the_text_says():
             is_map = field.message_type and field.message_type.GetOptions().map_entry
             compiled.add((owner, field.name, field.number, field.is_repeated and not is_map))
     assert written == compiled
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_serves_proxy_can_hand_a_message_to_a_replica(name):
+    message = MESSAGES[name]()
+    assert pickle.loads(pickle.dumps(message)) == message  # noqa: S301 - our own
 
 
 def test_another_librarys_messages_of_the_same_names_are_no_obstacle():
