@@ -6,7 +6,7 @@ app and Python handles differ in how bytes or rows arrive and leave, and in noth
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
@@ -14,7 +14,6 @@ from hapredict.sections import ServingSpec
 from hapredict.serving.admission import Admission
 from hapredict.serving.answers import Answered, Columns, Part, Request
 from hapredict.serving.batching import Batcher, Waiting
-from hapredict.serving.bodies import check_rows, columns_from
 from hapredict.serving.exchange import version_header
 from hapredict.serving.metrics import Metrics
 from hapredict.serving.protocols import WireProtocol
@@ -136,26 +135,32 @@ class Answering:
         self.ask(protocol, body, headers, future.take, version=version, deadline_s=deadline_s)
         return await future.value(self._unwanted)
 
-    async def rows(self, rows: Sequence[Mapping[str, Any]], version: int | None) -> Part:
-        """The answer for rows given as mappings. The caller owes one `written`.
+    async def part(
+        self, read: Callable[[ServingSpec], Request], start_s: float
+    ) -> tuple[Part, Request]:
+        """The answer to what `read` has read, of a call that began at `start_s`.
 
-        Raises BadRequest, UnknownName or TemporaryError.
+        The caller owes one `written`. Raises what `read` raises, BadRequest, UnknownName or
+        TemporaryError.
         """
-        check_rows(len(rows), self.settings().rows_max)
+        request = read(self.settings())
+        deadline_s = None if request.wait_s is None else start_s + request.wait_s
         future: _Future[Part] = _Future()
 
         def done(part: Part | Exception) -> None:
             self._admission.leave(self._clock())
             future.take(part)
 
-        self._admission.enter(self._clock())
+        self._admission.enter(self._clock(), deadline_s)
         try:
-            table = self._table(columns_from(rows))
+            table = self._table(request.columns)
         except BaseException:
             self._admission.leave(self._clock())
             raise
-        self._batcher.submit(Waiting(len(rows), done, table=table, version=version))
-        return await future.value(self.written)
+        waiting = Waiting(request.rows, done, table=table)
+        waiting.version, waiting.deadline_s = request.version, deadline_s
+        self._batcher.submit(waiting)
+        return await future.value(self.written), request
 
     def _table(self, columns: Columns) -> Table:
         return self._replica.schema.table(columns, time_required=self._time_required())

@@ -27,6 +27,8 @@ class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten time
 
     `columns` are equally long, `rows` is their length. `id` is echoed by protocols that have one,
     `outputs` names the tensors asked for (empty: all), `binary` those to be answered as bytes.
+    `version` and `wait_s`, how long the caller waits, are those of protocols that say them in the
+    request itself.
     """
 
     columns: Columns
@@ -34,6 +36,8 @@ class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten time
     id: str = ""
     outputs: tuple[str, ...] = ()
     binary: frozenset[str] = frozenset()
+    version: int | None = None
+    wait_s: float | None = None
 
 
 class Encoded(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
@@ -18,7 +18,8 @@ from hapredict.sections import ServingSpec
 from hapredict.serving import descriptions, explain, told
 from hapredict.serving.admission import Admission
 from hapredict.serving.answering import Answering, Predicts
-from hapredict.serving.answers import predictions
+from hapredict.serving.answers import Part, Request, predictions
+from hapredict.serving.bodies import check_rows, columns_from
 from hapredict.serving.exchange import (
     GONE_STATUS,
     Call,
@@ -30,6 +31,7 @@ from hapredict.serving.exchange import (
     Send,
     pattern_of,
     read_body,
+    read_version,
     sent_request_id,
     write,
 )
@@ -49,6 +51,8 @@ from hapredict.serving.replies import (
 from hapredict.serving.upkeep import TICK_S, Kept, Upkeep
 
 log = logging.getLogger(__name__)
+
+Said = TypeVar("Said")
 
 
 class Replica(descriptions.Described, Kept, Predicts, Protocol):
@@ -86,7 +90,6 @@ class App:
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
         self._answering = Answering(replica, clock=clock, metrics=self._metrics)
         self._upkeep = Upkeep(replica, tick_s=tick_s)
-        self._lifespan: asyncio.Task[None] | None = None
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
         self._mount()
@@ -96,9 +99,19 @@ class App:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._upkeep.follow(receive, send)
         else:
             raise ValueError(f"this app speaks http, not {scope['type']}")
+
+    @property
+    def replica(self) -> Replica:
+        """The replica that answers."""
+        return self._replica
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be answered now."""
+        return self._replica.ready and not self._upkeep.stopping
 
     async def run(self) -> None:
         """Runs the upkeep loops until `close`: catalog, spool, reports."""
@@ -116,21 +129,43 @@ class App:
         The same checks, limits, batching and records as over HTTP. Raises BadRequest, UnknownName
         or TemporaryError.
         """
+
+        def read(serving: ServingSpec) -> Request:
+            check_rows(len(rows), serving.rows_max)
+            return Request(columns_from(rows), len(rows), version=version)
+
+        return await self.answer("python", read, lambda part, _request: predictions(part))
+
+    async def answer(
+        self,
+        route: str,
+        read: Callable[[ServingSpec], Request],
+        write: Callable[[Part, Request], Said],
+    ) -> Said:
+        """What `write` makes of the answer to what `read` has read: each way in but HTTP.
+
+        The same checks, limits, batching and records as over HTTP, counted under `route`. Raises
+        what `read` raises, BadRequest, UnknownName or TemporaryError.
+        """
         start_s, code = self._clock(), 500
         self._in_progress += 1
         try:
-            part = await self._answering.rows(rows, version)
+            part, request = await self._answering.part(read, start_s)
             # recorded in the next turn: the caller gets its rows first
             asyncio.get_running_loop().call_soon(self._answering.written, part)
+            said = write(part, request)
             code = 200
-            return predictions(part)
+            return said
         except HapredictError as error:
             code = status_of(error) or code
             self._count_shed(error)
             raise
+        except asyncio.CancelledError:
+            code = GONE_STATUS
+            raise
         finally:
             self._in_progress -= 1
-            self._metrics.request("python", code, max(0.0, self._clock() - start_s))
+            self._metrics.request(route, code, max(0.0, self._clock() - start_s))
 
     async def _http(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         start_s = self._clock()
@@ -222,9 +257,7 @@ class App:
             if named["model"] != model:
                 raise UnknownName("model", named["model"][:100], (model,))
             version = named.get("version")
-            if version is not None and not (version.isascii() and version.isdigit()):
-                raise UnknownName("version", version[:100], ("whole numbers",))
-            return route, None if version is None else int(version[:18]), root
+            return route, None if version is None else read_version(version), root
         raise BadRequest(f"there is nothing at {path[:200]}; {root}/docs lists what there is", 404)
 
     def _predictor(self, protocol: type[WireProtocol]) -> Handler:
@@ -271,17 +304,6 @@ class App:
 
     async def _text(self, _call: Call) -> Reply:
         return Reply(200, self._metrics.text(), CONTENT_TYPE)
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                self._lifespan = asyncio.create_task(self.run())
-            elif message["type"] == "lifespan.shutdown":
-                await self.close()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
 
 
 def _counted(prefix: str) -> Callable[[], str]:

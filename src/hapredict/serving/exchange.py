@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hapredict.errors import BadRequest
+from hapredict.errors import BadRequest, UnknownName
 from hapredict.serving.answers import Answered, Headers
 from hapredict.serving.replies import Reply, json_reply
 
@@ -41,11 +41,7 @@ class Call(msgspec.Struct, frozen=True):
     def deadline_s(self) -> float | None:
         """When the caller stops waiting, by X-Deadline-Ms. Raises BadRequest if it is no number."""
         sent = self.headers.get(b"x-deadline-ms")
-        if sent is None:
-            return None
-        if not _MILLISECONDS.fullmatch(sent):
-            raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
-        return self.start_s + float(sent) / 1000
+        return None if sent is None else self.start_s + read_wait_s(sent)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -65,6 +61,20 @@ class Route:
         """The value of an Allow header."""
         more = ("HEAD", "OPTIONS") if "GET" in self.handlers else ("OPTIONS",)
         return ", ".join((*self.handlers, *more))
+
+
+def read_wait_s(sent: bytes) -> float:
+    """How long a caller waits, from X-Deadline-Ms. Raises BadRequest if it is no number."""
+    if not _MILLISECONDS.fullmatch(sent):
+        raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
+    return float(sent) / 1000
+
+
+def read_version(sent: str) -> int:
+    """The number of a version that a caller asks for. Raises UnknownName if it is no number."""
+    if not (sent.isascii() and sent.isdigit()):
+        raise UnknownName("version", sent[:100], ("whole numbers",))
+    return int(sent[:18])
 
 
 def pattern_of(template: str) -> re.Pattern[str]:
@@ -103,12 +113,12 @@ async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
         raise BadRequest(f"the content encoding {name!r} is not read here; send it as it is", 415)
     length = headers.get(b"content-length", b"").strip()
     if length.isdigit() and (len(length) > 15 or int(length) > bytes_max):
-        raise _too_long(bytes_max)
+        raise too_long(bytes_max)
     message = await call.receive()
     body: bytes | bytearray = message.get("body", b"")
     while message.get("more_body"):
         if len(body) > bytes_max:
-            raise _too_long(bytes_max)
+            raise too_long(bytes_max)
         message = await call.receive()
         if isinstance(body, bytes):
             body = bytearray(body)
@@ -116,7 +126,7 @@ async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
     if message["type"] == "http.disconnect":
         raise Gone
     if len(body) > bytes_max:
-        raise _too_long(bytes_max)
+        raise too_long(bytes_max)
     return body
 
 
@@ -142,7 +152,8 @@ def version_header(answer: Answered) -> Headers:
     return ((b"x-model-version", listed.encode()),)
 
 
-def _too_long(bytes_max: int) -> BadRequest:
+def too_long(bytes_max: int) -> BadRequest:
+    """The error for a longer request."""
     return BadRequest(f"the body is longer than {bytes_max} bytes; send fewer rows at once", 413)
 
 

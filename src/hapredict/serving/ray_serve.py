@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from hapredict.errors import ClusterUnavailable, NotFound
 from hapredict.registry.store import open_store
 from hapredict.serving.asgi import App
+from hapredict.serving.inference_service import (
+    OpenInference,
+    add_to_local_server,
+    add_to_server,
+)
 from hapredict.serving.replica import Replica
 from hapredict.spec import Spec, build_spec
 
@@ -26,8 +31,8 @@ QUIET = LoggingConfig(enable_access_log=False, log_level="ERROR")
 
 
 @serve.ingress()
-class ModelReplica:
-    """One replica of one model: HTTP by the ASGI app, `predict` by a Serve handle."""
+class ModelReplica(OpenInference):
+    """One replica of one model: HTTP by the ASGI app, gRPC, and `predict` by a Serve handle."""
 
     def __init__(self, raw_spec: dict[str, Any], store_url: str, home: str) -> None:
         spec = build_spec(raw_spec)
@@ -37,6 +42,7 @@ class ModelReplica:
             open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
         )
         self._app = App(self._replica, clock=time.time)
+        super().__init__(self._app)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._app
@@ -52,10 +58,14 @@ class ModelReplica:
         return {**self._replica.detail(), "pid": os.getpid()}
 
 
-def start_serve(port: int, host: str = "127.0.0.1") -> None:
-    """Start Serve's controller and ingress, unless they run."""
+def start_serve(port: int, grpc_port: int, host: str = "127.0.0.1") -> None:
+    """Start Serve's controller and ingress for HTTP and gRPC, unless they run."""
+    add = add_to_local_server if host == "127.0.0.1" else add_to_server
     serve.start(
         http_options=HTTPOptions(host=host, port=port),
+        grpc_options=gRPCOptions(
+            port=grpc_port, grpc_servicer_functions=[f"{add.__module__}.{add.__name__}"]
+        ),
         proxy_location="EveryNode",
         logging_config=QUIET,
     )
