@@ -4,7 +4,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from hapredict.sections import ServingSpec
 
 ROOT = Path(__file__).parents[1]
 ONE, MANY = (1,), (1, 32, 256)
@@ -95,6 +97,12 @@ def _hapredict(plane: str) -> Server:
     )
 
 
+def _planes() -> tuple[str, ...]:
+    """What `serving.data_plane` can be."""
+    field = ServingSpec.model_fields.get("data_plane")
+    return get_args(field.annotation) if field is not None else ("standard",)
+
+
 def _granian() -> tuple[str, ...]:
     return (
         *("-m", "granian", "--interface", "asgi", "--factory", "--no-access-log"),
@@ -111,8 +119,7 @@ def _bentoml() -> tuple[str, ...]:
 
 SERVERS = (
     Server("loop", "event loop alone: the ceiling", _by("loop"), sizes=MANY),
-    _hapredict("fast"),
-    _hapredict("standard"),
+    *map(_hapredict, _planes()),
     Server("asgi", "uvicorn, bare ASGI", _by("asgi")),
     Server("granian", "granian, the same bare ASGI", _granian()),
     Server("fastapi", "uvicorn, FastAPI by hand", _by("fastapi"), sizes=MANY),
@@ -140,7 +147,6 @@ SERVERS = (
         "Ray Serve, FastAPI by hand, defaults",
         _by("ray"),
         venv="",
-        path="/predict",
         starter=True,
         scoring="ServeReplica",
     ),

@@ -1,6 +1,6 @@
 """hapredict through HAProxy on a cluster of its own, with one replica; everything else is default.
 
-python -m servers.by_hapredict PORT [fast|standard]
+python -m servers.by_hapredict PORT DATA_PLANE
 
 Monitor and controller run as always. The model is not trained here: it comes with the store.
 """
@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from servers.scorer import FOLDER_VARIABLE
+from servers.waiting import obey
 
 from hapredict.control import ray_embedded
 from hapredict.control.ray_apply import apply
@@ -31,12 +32,10 @@ def main(port: int, plane: str) -> None:
     settings = {"min_replicas": 1, "max_replicas": 1}
     if "data_plane" in ServingSpec.model_fields:
         settings["data_plane"] = plane
-    elif plane != "standard":
-        raise SystemExit(f"serving has no data_plane yet, so there is no {plane!r} to measure")
     raw = json.loads((folder / "spec.json").read_text())
     spec = build_spec({**raw, "serving": {**raw["serving"], **settings}})
     home = Path(tempfile.mkdtemp(prefix="bench-hapredict-"))
-    _obey()
+    obey()
     try:
         shutil.copytree(folder / "store", home / "store")
         # a spec that is known already sends nobody to look at its data, of which there are none
@@ -45,20 +44,11 @@ def main(port: int, plane: str) -> None:
         ray_embedded.connect(home)
         apply(spec, home, lambda *_: None, wait_s=APPLY_S)
         ray_embedded.disconnect()
-        _obey()  # Ray has set handlers of its own
+        obey()  # Ray has set handlers of its own
         signal.pause()
     finally:
         ray_embedded.stop(home)
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _obey() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
-
-
-def _leave(*_: object) -> None:
-    raise SystemExit
 
 
 if __name__ == "__main__":
