@@ -15,6 +15,9 @@ from typing import Any
 import psutil
 
 LUA = Path(__file__).parent / "servers" / "load.lua"
+ENGINE = "onnxruntime"
+TIMEOUT_S = 10
+"""After so long an answer counts as none."""
 OVERTIME_S = 30
 
 
@@ -25,9 +28,10 @@ class Tree:
     """
 
     def __init__(self, root: int, *, counts_root: bool = True) -> None:
-        self._root = psutil.Process(root)
+        self.root = psutil.Process(root)
+        """What was started, and is told to end."""
         self._counts_root = counts_root
-        self._known: dict[int, psutil.Process] = {root: self._root}
+        self._known: dict[int, psutil.Process] = {root: self.root}
 
     def processes(self) -> list[psutil.Process]:
         """All that live. One that was once below the root stays ours, whoever its parent is now."""
@@ -41,7 +45,7 @@ class Tree:
             }
             self._known |= found
         self._known = {pid: one for pid, one in self._known.items() if one.is_running()}
-        return [one for one in self._known.values() if self._counts_root or one != self._root]
+        return [one for one in self._known.values() if self._counts_root or one != self.root]
 
     def cpu_ns(self) -> dict[tuple[int, int], int]:
         """Processor time so far, by process and thread."""
@@ -53,29 +57,29 @@ class Tree:
                     found[process.pid, int(path.name)] = int(taken)
         return found
 
-    def memory_mb(self, title: str) -> tuple[float, float]:
+    def memory_mb(self) -> tuple[float, float]:
         """Megabytes of the process that scores, and of all; shared pages are parted among users.
 
-        It is the one whose title holds `title`, or else the one that worked most.
+        The one that scores is, of those that hold the engine, the one that worked most.
         """
-        sizes = {one.pid: _pss_mb(one.pid) for one in self.processes()}
-        titled = [one.pid for one in self.processes() if title and title in _title(one)]
-        work = dict.fromkeys(sizes, 0)
+        work: dict[int, int] = {}
         for (pid, _), taken in self.cpu_ns().items():
             work[pid] = work.get(pid, 0) + taken
-        scoring = titled[0] if titled else max(work, key=lambda pid: work[pid])
-        return sizes.get(scoring, 0.0), sum(sizes.values())
+        scoring = max(work, key=lambda pid: (_holds(pid, ENGINE), work[pid]))
+        return _pss_mb(scoring), sum(map(_pss_mb, work))
 
-    def end(self, grace_s: float = 20) -> None:
-        """Ask the root to end, then kill what is left."""
-        processes = {*self.processes(), self._root}
+
+def end(trees: Iterable[Tree], grace_s: float = 60) -> None:
+    """Ask all roots to end, then kill what is left of their trees."""
+    processes = {one for tree in trees for one in (*tree.processes(), tree.root)}
+    for tree in trees:
         with contextlib.suppress(psutil.Error):
-            self._root.terminate()
-        _, left = psutil.wait_procs(list(processes), timeout=grace_s)
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=grace_s)
+            tree.root.terminate()
+    _, left = psutil.wait_procs(list(processes), timeout=grace_s)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=grace_s)
 
 
 def spent_us(before: dict[tuple[int, int], int], after: dict[tuple[int, int], int]) -> float:
@@ -97,8 +101,12 @@ def find_wrk() -> str:
 def load(
     url: str, bodies: Path, connections: int, duration_s: float, cores: Iterable[int] = ()
 ) -> dict[str, Any]:
-    """What wrk saw: requests, wall_us, p50_us, p99_us, max_us, errors and timeouts."""
+    """What wrk saw: requests, wall_us, p50_us, p99_us, max_us, errors and timeouts.
+
+    Raises ValueError if it saw nothing, SubprocessError if it did not end.
+    """
     command = [find_wrk(), "--threads=1", f"--connections={connections}"]
+    command += [f"--timeout={TIMEOUT_S}s"]
     # wrk knows whole seconds only
     command += [f"--duration={max(1, round(duration_s))}s", f"--script={LUA}", url, str(bodies)]
     done = subprocess.run(
@@ -110,7 +118,7 @@ def load(
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        raise SystemExit(f"wrk failed on {url}: {done.stderr or done.stdout}")
+        raise ValueError(f"wrk failed on {url}: {done.stderr or done.stdout}")
     return dict(json.loads(lines[-1]))
 
 
@@ -126,10 +134,10 @@ def _tasks(pid: int) -> list[Path]:
     return []
 
 
-def _title(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
+def _holds(pid: int, library: str) -> bool:
+    with contextlib.suppress(OSError):
+        return library in Path(f"/proc/{pid}/maps").read_text()
+    return False
 
 
 def _pss_mb(pid: int) -> float:

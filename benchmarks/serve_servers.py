@@ -70,8 +70,6 @@ class Server:
     """Seconds after a load in which the server still works off what the load has left behind."""
     starter: bool = False
     """The process that is started only starts and ends others."""
-    scoring: str = ""
-    """Part of the title of the process that scores; without it the one that works most."""
 
     def encoded(self, rows: Rows) -> str:
         """The body that asks for these rows, on one line."""
@@ -93,7 +91,6 @@ def _hapredict(plane: str) -> Server:
         sizes=MANY,
         tail_s=3.0,  # monitoring.report_s is 2, and then the monitor reads
         starter=True,
-        scoring="ServeReplica",
     )
 
 
@@ -148,6 +145,5 @@ SERVERS = (
         _by("ray"),
         venv="",
         starter=True,
-        scoring="ServeReplica",
     ),
 )

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_measure import Tree, find_wrk, load, on_cores, spent_us
+from serve_measure import Tree, end, find_wrk, load, on_cores, spent_us
 from serve_servers import ROOT, SERVERS, Server
 from serve_table import Cell, Log, tables
 
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 CONNECTIONS = {1: (1, 16, 64), 32: (16,), 256: (16,)}
 """Connections by rows a request."""
 READY_S = 240
-REST_S = 3.0
+REST_S = 2.0
 SCORES_OFF_MAX = 1e-5
 CHECKED = 256
 
@@ -46,8 +46,13 @@ class Running:
     tree: Tree
     process: "subprocess.Popen[bytes]"
     url: str
+    folder: Path
     rest_us_a_s: float = 0.0
     failed: str = ""
+
+    def bodies(self, rows: int) -> Path:
+        """The file with what is sent to it, so many rows a request."""
+        return self.folder / f"{self.server.name}-{rows}.bodies"
 
 
 def main() -> None:
@@ -84,7 +89,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--servers", nargs="*", help="names of the servers to measure; all without")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=2, help="whole seconds a load")
     parser.add_argument(
         "--log", type=Path, help="file of JSON lines; what it holds is not repeated"
@@ -137,22 +142,24 @@ def _measure(
             one = _start(server, folder, asked.server_cores)
             started.append(one)
             began_s = time.monotonic()
-            one.failed = _wait(one, rows, folder) or _check(one, rows, scores)
-            _write_bodies(server, rows, folder)
+            _write_bodies(one, rows)
+            one.failed = _wait(one, rows) or _check(one, rows, scores)
+            if not one.failed:
+                one.failed = _warm_up(one, asked)
             _tell(f"{server.title}: {one.failed or f'{time.monotonic() - began_s:.0f} s to start'}")
             if one.failed:
-                one.tree.end()
-        _look_at_rest([one for one in started if not one.failed])
+                end([one.tree])
         for number in range(asked.rounds):
+            if any(cell.round == number for cells in wanted.values() for cell in cells):
+                _look_at_rest([one for one in started if not one.failed])
             for one in started:
                 for cell in wanted[one.server.name]:
                     if cell.round == number and not one.failed:
-                        one.failed = _load(one, cell, folder, asked, log)
+                        one.failed = _load(one, cell, asked, log)
             _tell(f"round {number + 1} of {asked.rounds}")
         failures = [f"{one.server.title}: {one.failed}" for one in started if one.failed]
     finally:
-        for one in started:
-            one.tree.end()
+        end([one.tree for one in started])
     return failures
 
 
@@ -181,10 +188,10 @@ def _start(server: Server, folder: Path, cores: tuple[int, ...]) -> Running:
             start_new_session=True,
         )
     tree = Tree(process.pid, counts_root=not server.starter)
-    return Running(server, tree, process, f"http://127.0.0.1:{port}{server.path}")
+    return Running(server, tree, process, f"http://127.0.0.1:{port}{server.path}", folder)
 
 
-def _wait(one: Running, rows: list[Any], folder: Path) -> str:
+def _wait(one: Running, rows: list[Any]) -> str:
     """Ask until it answers; "" or why it never did."""
     deadline_s = time.monotonic() + READY_S
     said = "it never answered"
@@ -196,7 +203,12 @@ def _wait(one: Running, rows: list[Any], folder: Path) -> str:
             time.sleep(0.2)
         else:
             return ""
-    last = (folder / f"{one.server.name}.log").read_text(errors="replace").strip().splitlines()[-8:]
+    last = (
+        (one.folder / f"{one.server.name}.log")
+        .read_text(errors="replace")
+        .strip()
+        .splitlines()[-8:]
+    )
     return "\n".join([f"{said}; its last words:", *last])
 
 
@@ -214,20 +226,33 @@ def _check(one: Running, rows: list[Any], scores: list[float]) -> str:
     """Why its scores are not those of the model; "" if they are."""
     for size in one.server.sizes:
         for at in range(0, CHECKED, max(size, 32)):
-            found, right = _ask(one, rows[at : at + size]), scores[at : at + size]
+            right = scores[at : at + size]
+            try:
+                found = _ask(one, rows[at : at + size])
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                return f"it cannot answer {size} rows: {error}"
             pairs = zip(found, right, strict=True)
             off = max(abs(a - b) for a, b in pairs) if len(found) == len(right) else math.inf
             if not off <= SCORES_OFF_MAX:
-                return f"its scores are off by {off:g}; first {found[0]} for {right[0]}"
+                return f"its scores are off by {off:g}; first {found[:1]} for {right[0]}"
     return ""
 
 
-def _write_bodies(server: Server, rows: list[Any], folder: Path) -> None:
+def _write_bodies(one: Running, rows: list[Any]) -> None:
     """All rows (but a remainder), so that what is sent looks like what was learned."""
-    for size in server.sizes:
+    for size in one.server.sizes:
         starts = range(0, len(rows) - size + 1, size)
-        lines = [server.encoded(rows[at : at + size]) for at in starts]
-        (folder / f"{server.name}-{size}.bodies").write_text("\n".join(lines) + "\n")
+        lines = [one.server.encoded(rows[at : at + size]) for at in starts]
+        one.bodies(size).write_text("\n".join(lines) + "\n")
+
+
+def _warm_up(one: Running, asked: argparse.Namespace) -> str:
+    """A second of load; "" or why there was none."""
+    try:
+        load(one.url, one.bodies(1), 16, 1, asked.client_cores)
+    except (subprocess.SubprocessError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _look_at_rest(running: list[Running]) -> None:
@@ -240,23 +265,27 @@ def _look_at_rest(running: list[Running]) -> None:
         one.rest_us_a_s = spent_us(then, one.tree.cpu_ns()) / took_s
 
 
-def _load(one: Running, cell: Cell, folder: Path, asked: argparse.Namespace, log: Log) -> str:
+def _load(one: Running, cell: Cell, asked: argparse.Namespace, log: Log) -> str:
     """One load, written to the log; "" or why there was none."""
-    server = one.server
-    bodies = folder / f"{server.name}-{cell.rows}.bodies"
-    cores = asked.client_cores
-    if cell.round == 0 and cell == _first(server):
-        load(one.url, bodies, 16, 1, cores)
-        time.sleep(server.tail_s)
+    tail_s = one.server.tail_s
     before = one.tree.cpu_ns()
-    got = load(one.url, bodies, cell.connections, asked.seconds, cores)
-    time.sleep(server.tail_s)
-    cpu_us = spent_us(before, one.tree.cpu_ns()) - server.tail_s * one.rest_us_a_s
+    try:
+        got = load(
+            one.url,
+            one.bodies(cell.rows),
+            cell.connections,
+            asked.seconds,
+            asked.client_cores,
+        )
+    except (subprocess.SubprocessError, ValueError) as error:
+        return str(error)
+    time.sleep(tail_s)
+    cpu_us = spent_us(before, one.tree.cpu_ns()) - tail_s * one.rest_us_a_s
     if one.process.poll() is not None:
         return "it ended under load"
     if not got["requests"]:
         return "it answered nothing under load"
-    scoring_mb, all_mb = one.tree.memory_mb(server.scoring)
+    scoring_mb, all_mb = one.tree.memory_mb()
     log.add(
         cell,
         {
@@ -268,10 +297,6 @@ def _load(one: Running, cell: Cell, folder: Path, asked: argparse.Namespace, log
         },
     )
     return ""
-
-
-def _first(server: Server) -> Cell:
-    return _cells(server, 1)[0]
 
 
 def _tell(what: str) -> None:
