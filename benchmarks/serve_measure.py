@@ -20,6 +20,9 @@ TIMEOUT_S = 10
 """After so long an answer counts as none."""
 OVERTIME_S = 30
 
+Times = dict[tuple[int, int], int]
+"""Nanoseconds by process and thread."""
+
 
 class Tree:
     """The processes of one server. They may come and go.
@@ -47,7 +50,7 @@ class Tree:
         self._known = {pid: one for pid, one in self._known.items() if one.is_running()}
         return [one for one in self._known.values() if self._counts_root or one != self.root]
 
-    def cpu_ns(self) -> dict[tuple[int, int], int]:
+    def cpu_ns(self) -> Times:
         """Processor time so far, by process and thread."""
         found = {}
         for process in self.processes():
@@ -68,6 +71,14 @@ class Tree:
         scoring = max(work, key=lambda pid: (_holds(pid, ENGINE), work[pid]))
         return _pss_mb(scoring), sum(map(_pss_mb, work))
 
+    def parts_us(self, before: Times, after: Times) -> dict[str, float]:
+        """Processor time between two looks by the name of the process, the most first."""
+        parts: dict[str, float] = {}
+        for thread, taken in after.items():
+            name = _name(self._known[thread[0]]) if thread[0] in self._known else "ended"
+            parts[name] = parts.get(name, 0.0) + (taken - before.get(thread, 0)) / 1e3
+        return dict(sorted(parts.items(), key=lambda part: -part[1]))
+
 
 def end(trees: Iterable[Tree], grace_s: float = 60) -> None:
     """Ask all roots to end, then kill what is left of their trees."""
@@ -82,7 +93,7 @@ def end(trees: Iterable[Tree], grace_s: float = 60) -> None:
     psutil.wait_procs(left, timeout=grace_s)
 
 
-def spent_us(before: dict[tuple[int, int], int], after: dict[tuple[int, int], int]) -> float:
+def spent_us(before: Times, after: Times) -> float:
     """Processor time between two looks; threads that ended meanwhile take theirs with them."""
     return sum(taken - before.get(thread, 0) for thread, taken in after.items()) / 1e3
 
@@ -132,6 +143,20 @@ def _tasks(pid: int) -> list[Path]:
     with contextlib.suppress(OSError):
         return list(Path(f"/proc/{pid}/task").iterdir())
     return []
+
+
+def _name(process: psutil.Process) -> str:
+    """What it is: an actor's class, a program, or a program and its script."""
+    words: list[str] = []
+    with contextlib.suppress(psutil.Error):
+        words = process.cmdline()
+    if not words:
+        return "ended"
+    if words[0].startswith("ray::"):
+        return words[0].split("(")[0].split("#")[0].strip()
+    program = Path(words[0]).name
+    scripts = [Path(word).name for word in words[1:] if not word.startswith("-")]
+    return f"{program} {scripts[0]}" if program.startswith("python") and scripts else program
 
 
 def _holds(pid: int, library: str) -> bool:

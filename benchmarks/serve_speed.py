@@ -280,7 +280,7 @@ def _load(one: Running, cell: Cell, asked: argparse.Namespace, log: Log) -> str:
     except (subprocess.SubprocessError, ValueError) as error:
         return str(error)
     time.sleep(tail_s)
-    cpu_us = spent_us(before, one.tree.cpu_ns()) - tail_s * one.rest_us_a_s
+    after = one.tree.cpu_ns()
     if one.process.poll() is not None:
         return "it ended under load"
     if not got["requests"]:
@@ -290,10 +290,11 @@ def _load(one: Running, cell: Cell, asked: argparse.Namespace, log: Log) -> str:
         cell,
         {
             **got,
-            "cpu_us": cpu_us,
+            "cpu_us": spent_us(before, after) - tail_s * one.rest_us_a_s,
             "rest_us_a_s": one.rest_us_a_s,
             "scoring_mb": scoring_mb,
             "all_mb": all_mb,
+            "parts_us": one.tree.parts_us(before, after),
         },
     )
     return ""

@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,9 @@ from serve_servers import Server
 
 OWN = ("hapredict-fast", "hapredict-standard")
 """Whose processor time is 1 in the tables: the first that was measured."""
+PARTS = 6
+"""Processes that are named in one line."""
+
 Line = dict[str, Any]
 
 
@@ -46,10 +50,16 @@ class Log:
 
 
 def tables(servers: Iterable[Server], lines: list[Line]) -> list[str]:
-    """Markdown: one row a request, then many."""
+    """Markdown: one row a request, then many, then what clusters are busy with."""
     servers = list(servers)
     own = next((name for name in OWN if any(line["server"] == name for line in lines)), "")
-    return [*_one_row(servers, lines, own), "", *_many_rows(servers, lines, own)]
+    return [
+        *_one_row(servers, lines, own),
+        "",
+        *_many_rows(servers, lines, own),
+        "",
+        *_parts(servers, lines),
+    ]
 
 
 def _one_row(servers: list[Server], lines: list[Line], own: str) -> list[str]:
@@ -82,7 +92,7 @@ def _one_row(servers: list[Server], lines: list[Line], own: str) -> list[str]:
             " / ".join(
                 f"{max(line[name] for line in every):,.0f}" for name in ("scoring_mb", "all_mb")
             ),
-            f"{statistics.median(line['rest_us_a_s'] for line in every) / 1e3:.1f}",
+            f"{_median(every, lambda line: line['rest_us_a_s'] / 1e3):.1f}",
         )
         found.append(f"| {' | '.join(fields)} |")
     return found
@@ -116,6 +126,21 @@ def _many_rows(servers: list[Server], lines: list[Line], own: str) -> list[str]:
     return found
 
 
+def _parts(servers: list[Server], lines: list[Line]) -> list[str]:
+    """Of servers of many processes: which of them takes how much, at rest and after a load too."""
+    found = []
+    for server in servers:
+        some = _of(lines, server.name, 1, 16)
+        if not server.starter or not some:
+            continue
+        names = sorted({name for line in some for name in line["parts_us"]})
+        each = {name: _median(some, partial(_part_us, name)) for name in names}
+        most = sorted(each.items(), key=lambda part: -part[1])[:PARTS]
+        told = ", ".join(f"{name} {us:,.0f}" for name, us in most)
+        found.append(f"{server.title}, CPU us a request by process, rest included: {told}")
+    return found
+
+
 def _head(heads: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
 
@@ -133,12 +158,20 @@ def _cpu_us(line: Line) -> float:
     return float(line["cpu_us"] / line["requests"])
 
 
+def _part_us(name: str, line: Line) -> float:
+    return float(line["parts_us"].get(name, 0.0) / line["requests"])
+
+
+def _median(group: list[Line], of: Callable[[Line], float]) -> float:
+    return statistics.median(map(of, group))
+
+
 def _each(groups: Iterable[list[Line]], of: Callable[[Line], float], form: str) -> str:
     return " / ".join(_middle(group, of, form) for group in groups)
 
 
 def _middle(group: list[Line], of: Callable[[Line], float], form: str) -> str:
-    return format(statistics.median(map(of, group)), form) if group else "-"
+    return format(_median(group, of), form) if group else "-"
 
 
 def _ratio(groups: Iterable[list[Line]], owns: Iterable[list[Line]]) -> str:
@@ -148,6 +181,6 @@ def _ratio(groups: Iterable[list[Line]], owns: Iterable[list[Line]]) -> str:
         if not group or not own:
             found.append("-")
             continue
-        mine = statistics.median(map(_cpu_us, own))
-        found.append(f"{statistics.median(map(_cpu_us, group)) / mine:.2f}")
+        mine = _median(own, _cpu_us)
+        found.append(f"{_median(group, _cpu_us) / mine:.2f}")
     return " / ".join(found)
