@@ -1,8 +1,9 @@
 """Ray Serve and FastAPI as its documents have them, with Serve's defaults, on a cluster of its own.
 
-    python -m servers.by_ray PORT
+    python -m servers.by_ray PORT [ONGOING]
 
-The node is started as hapredict starts one, but for the variables that Serve reads.
+The node is started as hapredict starts one, but for the variables that Serve reads. ONGOING
+requests are in progress at most; Serve's default is 5, and the others wait in the proxy.
 """
 
 import os
@@ -41,7 +42,7 @@ class Bench:
         )
 
 
-def main(port: int) -> None:
+def main(port: int, **options: int) -> None:
     """Start, deploy, and wait to be told to end."""
     home = Path(tempfile.mkdtemp(prefix="bench-ray-"))
     obey()
@@ -52,7 +53,7 @@ def main(port: int) -> None:
         ray_embedded.start(home, serve_port=port)
         ray_embedded.connect(home)
         serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
-        serve.run(Bench.bind(os.environ[FOLDER_VARIABLE]), name="bench")
+        serve.run(Bench.options(**options).bind(os.environ[FOLDER_VARIABLE]), name="bench")
         ray_embedded.disconnect()
         obey()  # Ray has set handlers of its own
         signal.pause()
@@ -62,4 +63,5 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    ongoing = {"max_ongoing_requests": int(sys.argv[2])} if len(sys.argv) > 2 else {}
+    main(int(sys.argv[1]), **ongoing)
