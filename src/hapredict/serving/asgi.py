@@ -32,6 +32,7 @@ from hapredict.serving.exchange import (
     pattern_of,
     read_body,
     read_version,
+    read_wait_s,
     sent_request_id,
     write,
 )
@@ -113,6 +114,16 @@ class App:
         """Whether requests can be answered now."""
         return self._replica.ready and not self._upkeep.stopping
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of `run`, which all of this belongs to."""
+        return self._upkeep.loop
+
+    @property
+    def body_bytes_max(self) -> int:
+        """Length of the longest body that is read; 0 before there is a version to answer."""
+        return self._replica.spec.serving.body_bytes_max if self._replica.ready else 0
+
     async def run(self) -> None:
         """Runs the upkeep loops until `close`: catalog, spool, reports."""
         await self._upkeep.run()
@@ -167,6 +178,58 @@ class App:
             self._in_progress -= 1
             self._metrics.request(route, code, max(0.0, self._clock() - start_s))
 
+    def direct_paths(self) -> dict[bytes, tuple[str, type[WireProtocol]]]:
+        """Paths of predictions by the version in service, with what `direct` is to be told."""
+        paths: dict[bytes, tuple[str, type[WireProtocol]]] = {}
+        for name in WIRE_PROTOCOLS:
+            protocol = WIRE_PROTOCOLS.find(name)
+            path = protocol.path.format(model=self._replica.model).encode()
+            paths.setdefault(path, (protocol.path, protocol))
+        return paths
+
+    def direct(
+        self,
+        route: str,
+        protocol: type[WireProtocol],
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+        send: Callable[[Reply, bytes], bool],
+    ) -> None:
+        """A prediction whose body is all here: what the ASGI call does, without ASGI.
+
+        `send` is called once, in this turn or a later one, with the reply and the request's id;
+        it says whether the caller was still there. Raises nothing. In the loop of `run` only.
+        """
+        start_s = self._clock()
+        self._in_progress += 1
+        request_id = sent_request_id(headers) or self._request_ids().encode()
+
+        def replied(said: Reply | Exception) -> None:
+            reply = said if isinstance(said, Reply) else self._refusal(said, request_id)
+            status = GONE_STATUS
+            try:
+                if send(reply, request_id):
+                    status = reply.status
+            except Exception:  # others are still to be answered
+                log.exception("the answer to request %s was not sent", request_id.decode())
+            finally:
+                if reply.part is not None:
+                    self._answering.written(reply.part)
+                self._in_progress -= 1
+                self._metrics.request(route, status, max(0.0, self._clock() - start_s))
+
+        try:
+            self._answering.settings()
+            sent = headers.get(b"x-deadline-ms")
+            deadline_s = None if sent is None else start_s + read_wait_s(sent)
+            self._answering.ask(protocol, body, headers, replied, deadline_s=deadline_s)
+        except Exception as error:
+            replied(error)
+
+    def drain(self) -> None:
+        """Answers all that `direct` was asked, now."""
+        self._answering.drain()
+
     async def _http(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         start_s = self._clock()
         self._in_progress += 1
@@ -180,13 +243,10 @@ class App:
                 route = found.template
                 call = Call(headers, receive, version, root, start_s)
                 reply = await self._reply(found, method, call)
-            except HapredictError as error:
-                reply = self._refusal(error, request_id)
             except Gone:
                 raise
-            except Exception:  # one request's fault must not end the replica
-                log.exception("request %s failed", request_id.decode())
-                reply = internal_error(request_id.decode())
+            except Exception as error:  # one request's fault must not end the replica
+                reply = self._refusal(error, request_id)
             status = reply.status
             await write(send, reply, request_id, head=method == "HEAD")
         except (Gone, OSError):
@@ -205,9 +265,9 @@ class App:
             return Reply(204, b"", headers=((b"allow", route.allowed.encode()),))
         return wrong_method(method[:20], route.allowed)
 
-    def _refusal(self, error: HapredictError, request_id: bytes) -> Reply:
-        status = status_of(error)
-        if status is None:
+    def _refusal(self, error: Exception, request_id: bytes) -> Reply:
+        status = status_of(error) if isinstance(error, HapredictError) else None
+        if status is None or not isinstance(error, HapredictError):
             log.error("request %s failed", request_id.decode(), exc_info=error)
             return internal_error(request_id.decode())
         self._count_shed(error)

@@ -17,6 +17,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from hapredict.errors import ClusterUnavailable, NotFound
 from hapredict.registry.store import open_store
+from hapredict.serving import fast_http
 from hapredict.serving.asgi import App
 from hapredict.serving.inference_service import (
     OpenInference,
@@ -42,6 +43,7 @@ class ModelReplica(OpenInference):
             open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
         )
         self._app = App(self._replica, clock=time.time)
+        self._data_plane = _data_plane(self._app, spec)
         super().__init__(self._app)
 
     def __serve_build_asgi_app__(self) -> App:
@@ -55,7 +57,18 @@ class ModelReplica(OpenInference):
 
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
-        return {**self._replica.detail(), "pid": os.getpid()}
+        return {**self._replica.detail(), "pid": os.getpid(), "data_plane": self._data_plane}
+
+
+def _data_plane(app: App, spec: Spec) -> str:
+    """Take up the data plane that the spec asks for, if that can be; what it is, and why.
+
+    Serve starts this replica's HTTP server after the constructor, and in the same event loop.
+    """
+    if spec.serving.data_plane == "standard":
+        return "standard"
+    reason = fast_http.install(app, f"/{spec.name}")
+    return f"standard, as {reason}" if reason else "fast"
 
 
 def start_serve(port: int, grpc_port: int, host: str = "127.0.0.1") -> None:

@@ -38,6 +38,8 @@ class Upkeep:
     def __init__(self, replica: Kept, *, tick_s: float = TICK_S) -> None:
         self._replica = replica
         self._tick_s = tick_s
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop of `run`."""
         self._stop = asyncio.Event()
         self._done: asyncio.Event | None = None
         self._closed = asyncio.Event()
@@ -56,6 +58,7 @@ class Upkeep:
             await self._done.wait()
             return
         self._done = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
         replica = self._replica
         loops = (
             self._loop("refresh", replica.refresh, self._poll_s),
