@@ -81,7 +81,7 @@ def test_a_large_request_goes_through(model, infer):
             "INVALID_ARGUMENT",
             "did you mean '收入'",
         ),
-        (lambda m: setattr(m.inputs[1], "datatype", "BF16"), "INVALID_ARGUMENT", "收入: its data"),
+        (lambda m: setattr(m.inputs[1], "datatype", "FP8"), "INVALID_ARGUMENT", "收入: its data"),
     ],
 )
 def test_a_fault_is_named_and_its_status_arrives(model, infer, change, code, named):
