@@ -4,9 +4,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 DONE := $(VENV)/.installed
 BENCH := .venv-bench
+SERVERS := serve kserve mlserver
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench bench-train clean
+.PHONY: help install demo test check bench bench-train bench-serve clean
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -56,7 +57,7 @@ check: $(DONE) ## lint, format, types, floors
 bench: $(DONE) ## every script in benchmarks/, one after another
 	@set -eu; found=; \
 	for script in benchmarks/*.py; do \
-	  case $$script in *'*.py'|*/train_*) continue;; esac; \
+	  case $$script in *'*.py'|*/train_*|*/serve_*|*/bench_*) continue;; esac; \
 	  found=yes; echo "== $$script"; $(PY) "$$script"; \
 	done; \
 	[ -n "$$found" ] || echo "benchmarks/ holds no script"
@@ -72,7 +73,17 @@ $(BENCH)/.installed: constraints-bench.txt $(DONE)
 bench-train: $(BENCH)/.installed ## training speed against PyTorch, JAX and others (ROUNDS=5)
 	$(PY) benchmarks/train_speed.py
 
+# Servers whose pins clash live in environments of their own; the lists name all that they load.
+$(SERVERS:%=.venv-bench-%/.installed): .venv-bench-%/.installed: constraints-bench-%.txt $(DONE)
+	@set -eu; rm -rf .venv-bench-$*; $(PY) -m venv .venv-bench-$*; \
+	echo "Installing servers to compare with into .venv-bench-$*: about 1 GB; some minutes, once."; \
+	.venv-bench-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<; \
+	touch $@
+
+bench-serve: $(SERVERS:%=.venv-bench-%/.installed) ## serving against FastAPI and others (ARGS="--rounds 3")
+	$(PY) benchmarks/serve_speed.py $(ARGS)
+
 clean: ## back to a fresh clone; hapredict's home .hapredict, which holds models, stays
-	rm -rf $(VENV) $(BENCH) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
+	rm -rf $(VENV) $(BENCH) $(SERVERS:%=.venv-bench-%) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
 	rm -rf src/hapredict.egg-info
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -18,48 +18,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from bench_model import Fitted, columns_of, fitted, publish, rows_of
 
-from hapredict.control.learning import golden, golden_rows, reference
-from hapredict.data.schema import Column, Schema, columns_of, take
-from hapredict.features.plan import FeaturePlan, count_bins
-from hapredict.features.stats import TableStats
-from hapredict.registry import bundle
-from hapredict.registry.catalog import Catalog, CatalogState, Version, publish
+from hapredict.data import schema as schemas
 from hapredict.registry.store import open_store
 from hapredict.serving.asgi import App
-from hapredict.serving.engine import OnnxEngine
 from hapredict.serving.replica import Replica
-from hapredict.spec import build_spec
-from hapredict.training.export import export
-from hapredict.training.feed import Resident
-from hapredict.training.keras_fit import fit
-from hapredict.training.network import Examples, NetworkShape
 
 ROUNDS, CALLS = 15, 200
-NUMBERS = tuple(f"n{place}" for place in range(8))
-CATEGORIES = tuple(f"c{place}" for place in range(6))
 
 
 def main() -> None:
     """Print the table."""
-    rng = np.random.default_rng(0)
-    rows = 4000
-    columns: dict[str, Any] = {name: rng.normal(size=rows) for name in NUMBERS}
-    columns |= {name: rng.choice(list("abcdefgh"), rows).astype(object) for name in CATEGORIES}
-    labels = (columns["n0"] + rng.normal(size=rows) > 0).astype(np.float64)
-    replica, schema, plan, engine = _serve(columns, labels)
+    columns = columns_of()
+    model = fitted(columns)
+    replica, schema, plan, engine = _serve(model), model.schema, model.plan, model.engine
+    rows = rows_of(columns)
     app = App(replica, clock=time.time)
     loop = asyncio.new_event_loop()
     for size in (1, 32, 256):
-        batch = [{name: columns[name][row] for name in columns} for row in range(size)]
+        batch = rows[:size]
         body = json.dumps({"instances": batch}).encode()
-        table = schema.table(columns_of(batch))
+        table = schema.table(schemas.columns_of(batch))
         matrices = plan.apply(table)
         stages: dict[str, Callable[[], Any]] = {
             "engine call alone": lambda m=matrices: engine.scores(m),
             "plan: table to matrices": lambda t=table: plan.apply(t),
-            "schema: rows to table": lambda b=batch: schema.table(columns_of(b)),
+            "schema: rows to table": lambda b=batch: schema.table(schemas.columns_of(b)),
             "replica: table to answer": lambda t=table: replica.predict(t),
             "event loop: doing nothing": lambda: loop.run_until_complete(asyncio.sleep(0)),
             "app: bytes to bytes": lambda b=body: loop.run_until_complete(_ask(app, b)),
@@ -97,55 +82,13 @@ async def _ask(app: App, body: bytes) -> None:
     await app(scope, receive, send)
 
 
-def _serve(columns: dict[str, Any], labels: Any) -> tuple[Replica, Schema, FeaturePlan, OnnxEngine]:
-    schema = Schema(
-        tuple(Column(name, "number") for name in NUMBERS)
-        + tuple(Column(name, "category") for name in CATEGORIES),
-        target="y",
-        task="binary",
-        classes=("0", "1"),
-    )
-    spec = build_spec({"name": "bench", "data": {"sources": ["none"], "target": "y"}})
-    table, _ = schema.frame(columns)
-    plan = FeaturePlan.from_stats(TableStats.of(table, schema), schema, spec.features)
-    matrices = plan.apply(table)
-    examples = Examples(matrices.numbers, matrices.categories, labels.astype(np.float32))
-    train, validation, held = (
-        examples.take(slice(*part)) for part in ((0, 3200), (3200, 3600), (3600, None))
-    )
-    held_table = take(table, np.arange(3600, len(labels)))
-    shape = NetworkShape.of(plan, schema, train.labels)
-    training = spec.training.model_copy(update={"epochs_max": 1})
-    feed = Resident(train, training.shuffle_rows)
-    fitted = fit(shape, training, feed, validation, on_epoch=lambda _: None)
-    exported = export(shape, training, fitted.weights, held, validation)
-    engine = OnnxEngine(exported.onnx, numbers=16, categories=6, outputs=1)
-    scores = engine.scores(plan.apply(held_table))
-    bins = count_bins(plan.bins(table), plan.bin_totals)
-    few = golden_rows(schema, held_table)
+def _serve(model: Fitted) -> Replica:
     store = open_store("memory://bench")
-    digest = bundle.publish(
-        store,
-        "bench",
-        spec=spec,
-        schema=schema,
-        plan=plan,
-        reference=reference(schema, bins, len(labels), held.labels, scores, None),
-        network_onnx=exported.onnx,
-        source=exported.source,
-        source_name=exported.source_name,
-        golden=golden(few, engine.scores(plan.apply(few))),
-        metrics={},
-        card={},
-    )
-    state = publish(CatalogState("bench"), Version(1, digest, "run-1", 0.0, 0.0))
-    Catalog(store, "bench").append(
-        None, state, action="Install", reason="benchmark", at_s=0.0, event_s=0.0, actor="benchmark"
-    )
+    publish(store, model, 0.0)
     spool = Path(tempfile.mkdtemp(prefix="hapredict-bench-"))
-    replica = Replica(store, "bench", "bench", spool, time.time, spec=spec)
+    replica = Replica(store, "bench", "bench", spool, time.time, spec=model.spec)
     replica.refresh()
-    return replica, schema, plan, engine
+    return replica
 
 
 if __name__ == "__main__":

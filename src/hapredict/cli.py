@@ -59,8 +59,9 @@ _dry_run = click.option("--dry-run", is_flag=True, help="say what would change, 
     "--cpus", default=8, show_default=True, help="logical CPUs: what fits beside each other"
 )
 @click.option("--port", type=int, default=None, help="HTTP port [8000, or a free one]")
+@click.option("--grpc-port", type=int, default=None, help="gRPC port [9000, or a free one]")
 @click.pass_obj
-def up(home: Path, cpus: int, port: int | None) -> None:
+def up(home: Path, cpus: int, port: int | None, grpc_port: int | None) -> None:
     """Start a Ray cluster on this machine."""
     from hapredict.control.ray_embedded import find, start
 
@@ -69,9 +70,10 @@ def up(home: Path, cpus: int, port: int | None) -> None:
         click.echo(f"a cluster runs already (pid {cluster.pid})")
     except NotFound:
         click.echo("starting Ray ...", err=True)
-        cluster = start(home, num_cpus=cpus, serve_port=port)
+        cluster = start(home, num_cpus=cpus, serve_port=port, grpc_port=grpc_port)
     variables = {**cluster.environment, "RAY_API_SERVER_ADDRESS": cluster.dashboard_url}
-    click.echo(f"HTTP       {cluster.serve_url}\ndashboard  {cluster.dashboard_url}")
+    click.echo(f"HTTP       {cluster.serve_url}\ngRPC       {cluster.grpc_address}")
+    click.echo(f"dashboard  {cluster.dashboard_url}")
     click.echo("for `ray job submit` in this shell:")
     click.echo("  export " + " ".join(f"{name}={value}" for name, value in variables.items()))
 

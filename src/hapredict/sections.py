@@ -233,6 +233,9 @@ class ServingSpec(Section):
     """Versions that stay loaded in each replica; rolling back to one of them takes no load."""
     catalog_poll_s: float = Field(default=0.5, gt=0)
     """Seconds between two looks at the catalog: how long a promotion takes to reach a replica."""
+    data_plane: Literal["fast", "standard"] = "fast"
+    """`fast`: plain predictions over HTTP go from the parser straight to the model. `standard`: all
+    requests go through ASGI and Ray Serve's request path. The answers are the same."""
 
     @model_validator(mode="after")
     def _check(self) -> "ServingSpec":

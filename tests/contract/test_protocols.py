@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hapredict.data.schema import Column, Schema
 from hapredict.errors import BadRequest
-from hapredict.serving.answers import Request, predictions
+from hapredict.serving.answers import Encoded, Request, predictions
 from hapredict.serving.protocols import WIRE_PROTOCOLS
 from tests.support.bundles import columns_of, schema_of
 from tests.support.serving import answer_of
@@ -94,7 +94,7 @@ def schema(request):
 @given(data=st.data())
 def test_a_request_arrives_as_it_was_sent(protocol, data):
     schema, columns = data.draw(tables())
-    request = protocol.decode_request(protocol.encode_request(columns), 5)
+    request = _decoded(protocol, protocol.encode_request(columns), 5)
     assert request.rows == len(next(iter(columns.values())))
     sent, arrived = schema.table(columns), schema.table(request.columns)
     for name in columns:
@@ -105,7 +105,7 @@ def test_a_request_arrives_as_it_was_sent(protocol, data):
 @given(rows=st.integers(1, 5), extra_names=st.sampled_from(EXTRAS))
 def test_an_answer_arrives_as_it_was_given(protocol, schema, rows, extra_names):
     answer = answer_of(schema, rows, version=7, extra_names=extra_names)
-    reply = protocol.decode_response(protocol.encode_response(answer, Request({}, rows)))
+    reply = _reply(protocol, protocol.encode_response(answer, _request(protocol, rows)))
     arrived = [asdict(row) for row in reply.predictions]
     present = [{name: said for name, said in row.items() if said is not None} for row in arrived]
     assert present == predictions(answer)
@@ -113,8 +113,8 @@ def test_an_answer_arrives_as_it_was_given(protocol, schema, rows, extra_names):
 
 
 def test_what_a_model_does_not_say_costs_no_byte(protocol, schema):
-    bare = protocol.encode_response(answer_of(schema), Request({}, 3))
-    said = protocol.encode_response(answer_of(schema, extra_names=EXTRAS[-1]), Request({}, 3))
+    bare = protocol.encode_response(answer_of(schema), Request({}, 3)).body
+    said = protocol.encode_response(answer_of(schema, extra_names=EXTRAS[-1]), Request({}, 3)).body
     for word in (b"uncertainty", b"quantiles", b"0.9", b"null"):
         assert word not in bare
         assert (word in said) == (word != b"null" or protocol.path.startswith("/v2"))
@@ -132,10 +132,11 @@ def test_what_is_no_request_is_a_bad_request(protocol, body):
 @given(seed=st.integers(0, 2**32))
 def test_a_damaged_request_raises_bad_request_or_nothing(protocol, seed):
     chance, schema = random.Random(seed), schema_of()
-    body = protocol.encode_request(columns_of(3))
+    sent = protocol.encode_request(columns_of(3))
     for _ in range(30):
+        damaged = Encoded(_damaged(sent.body, chance), sent.kind, sent.headers)
         with suppress(BadRequest):  # and nothing else
-            schema.table(protocol.decode_request(_damaged(body, chance), 5).columns)
+            schema.table(_decoded(protocol, damaged, 5).columns)
 
 
 @settings(max_examples=40)
@@ -143,16 +144,16 @@ def test_a_damaged_request_raises_bad_request_or_nothing(protocol, seed):
 def test_a_damaged_answer_raises_bad_request_or_nothing(protocol, schema, seed):
     chance = random.Random(seed)
     answer = answer_of(schema, extra_names=chance.choice(EXTRAS))
-    body = protocol.encode_response(answer, Request({}, 3))
+    sent = protocol.encode_response(answer, _request(protocol, 3))
     for _ in range(30):
         with suppress(BadRequest):  # and nothing else
-            protocol.decode_response(_damaged(body, chance))
+            _reply(protocol, Encoded(_damaged(sent.body, chance), sent.kind, sent.headers))
 
 
 @pytest.mark.parametrize(("literal", "other"), [("NaN", "-Infinity"), ("Infinity", "NaN")])
 def test_a_number_that_json_does_not_have_is_told_with_its_field(protocol, literal, other):
     columns = {'from "A": NaN, [': ["x", "NaN"], "距离": [1.5, 3.25], "last": [other, other]}
-    body = protocol.encode_request(columns).replace(b"3.25", literal.encode())
+    body = _json(protocol, columns).replace(b"3.25", literal.encode())
     with pytest.raises(BadRequest) as caught:
         protocol.decode_request(body, 5)
     assert caught.value.status == 400
@@ -162,15 +163,15 @@ def test_a_number_that_json_does_not_have_is_told_with_its_field(protocol, liter
 
 
 def test_more_rows_than_allowed_are_refused_with_413(protocol):
-    body = protocol.encode_request(columns_of(6))
-    assert protocol.decode_request(body, 6).rows == 6
+    sent = protocol.encode_request(columns_of(6))
+    assert _decoded(protocol, sent, 6).rows == 6
     with pytest.raises(BadRequest, match="6 rows") as caught:
-        protocol.decode_request(body, 5)
+        _decoded(protocol, sent, 5)
     assert caught.value.status == 413
 
 
 def test_of_a_key_that_is_there_twice_the_last_one_counts(protocol):
-    body = protocol.encode_request({"distance": [5]})
+    body = _json(protocol, {"distance": [5]})
     twice = body[:-1] + b"," + body[1:]
     assert list(protocol.decode_request(twice, 5).columns["distance"]) == [5]
 
@@ -188,6 +189,24 @@ def test_its_paths_name_the_model_and_the_version(protocol):
     assert {"{model}", "{version}"} <= {
         "{" + part.split("}")[0] + "}" for part in protocol.versioned_path.split("{")[1:]
     }
+
+
+def _decoded(protocol, sent: Encoded, rows_max: int) -> Request:
+    return protocol.decode_request(sent.body, rows_max, dict(sent.headers))
+
+
+def _reply(protocol, sent: Encoded):
+    return protocol.decode_response(sent.body, dict(sent.headers))
+
+
+def _request(protocol, rows: int) -> Request:
+    return _decoded(protocol, protocol.encode_request(columns_of(rows)), rows)
+
+
+def _json(protocol, columns) -> bytes:
+    """A body of the protocol without bytes after its JSON."""
+    json_only = WIRE_PROTOCOLS.find("v2") if protocol.path.startswith("/v2") else protocol
+    return json_only.encode_request(columns).body
 
 
 def _damaged(body: bytes, chance: random.Random) -> bytes:

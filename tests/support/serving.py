@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
 from hapredict.errors import TemporaryError, UnknownName
+from hapredict.features.plan import count_bins
+from hapredict.features.typical import typical
 from hapredict.serving.asgi import App
 from hapredict.serving.decisions import Rule
+from hapredict.serving.descriptions import About
+from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.journal import Label
 from hapredict.spec import Spec
-from tests.support.bundles import MODEL, schema_of, spec_of
+from tests.support.bundles import MODEL, plan_of, schema_of, spec_of, table_of
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,19 @@ class FakeReplica:
     labels: list[Label] = field(default_factory=list)
     calls: int = 0
 
+    def about(self, version: int | None = None) -> About:
+        self._check_version(version)
+        table = table_of(50, schema=self.schema)
+        plan = plan_of(self.schema, table, self.spec)
+        row = typical(plan, count_bins(plan.bins(table), plan.bin_totals).tolist())
+        return About(version or self.model_version, self.schema, self.extras, plan, row)
+
     def detail(self) -> dict[str, Any]:
         return {"model": self.model, "versions": [1, 2], "store_trouble": self.trouble}
 
     def predict(self, table: Table, *, version: int | None = None) -> FakeAnswer:
         self._check("predict")
-        if version not in (None, 1, 2):
-            raise UnknownName("loaded version", str(version), ("1", "2"))
+        self._check_version(version)
         self.calls += 1
         return answer_of(
             self.schema,
@@ -98,6 +108,21 @@ class FakeReplica:
             version=version or 1,
             stem=f"call{self.calls}",
             extra_names=self.extras,
+        )
+
+    def explain(
+        self, table: Table, *, version: int | None = None, baseline: Baseline = "typical"
+    ) -> Effects:
+        self._check("explain")
+        about = self.about(version)
+        return effects_of(
+            lambda rows: answer_of(self.schema, rows_of(rows)).scores,
+            table,
+            self.schema,
+            about.typical,
+            version=about.version,
+            baseline=baseline,
+            rule=Rule(),
         )
 
     def after(self, answer: FakeAnswer) -> None:
@@ -120,6 +145,10 @@ class FakeReplica:
     def close(self) -> None:
         self._check("close")
 
+    def _check_version(self, version: int | None) -> None:
+        if version not in (None, 1, 2):
+            raise UnknownName("loaded version", str(version), ("1", "2"))
+
     def _check(self, what: str) -> None:
         self.log.append(what)
         fault = self.faults.get(what.split(maxsplit=1)[0])
@@ -134,7 +163,7 @@ def not_ready() -> FakeReplica:
 
 class _NotReady(FakeReplica):
     def __getattribute__(self, name: str) -> Any:
-        if name in ("spec", "schema", "model_version", "extras"):
+        if name in ("spec", "schema", "model_version", "extras", "about"):
             raise TemporaryError("model 'orders' has no version in service yet; try later")
         return super().__getattribute__(name)
 

@@ -36,6 +36,7 @@ from hapredict.spec import Spec
 
 LOOK_S = 0.2
 DEFAULT_PORT = 8000
+DEFAULT_GRPC_PORT = 9000
 
 Tell = Callable[[str, runs.Record | None], None]
 """Hears what is going on: a sentence, and the run if there is one."""
@@ -56,13 +57,14 @@ class Applied:
     """The training that was waited for."""
 
 
-def ingress(home: Path) -> tuple[str, int]:
-    """Address and port at which Serve listens."""
+def ingress(home: Path) -> tuple[str, int, int]:
+    """Address at which Serve listens, and its ports for HTTP and gRPC."""
     try:
-        port = find(home).serve_port
+        found = find(home)
     except NotFound:
-        return os.environ.get("HAPREDICT_HTTP_HOST", "0.0.0.0"), DEFAULT_PORT  # noqa: S104
-    return "127.0.0.1", port
+        host = os.environ.get("HAPREDICT_HTTP_HOST", "0.0.0.0")  # noqa: S104
+        return host, DEFAULT_PORT, DEFAULT_GRPC_PORT
+    return "127.0.0.1", found.serve_port, found.grpc_port
 
 
 def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
@@ -92,8 +94,8 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     tell(f"spec {number} is stored in {url}", None)
     start_monitor(spec.name, url, poll_s=min(0.5, spec.monitoring.report_s))
     controller(spec.name, url, home)
-    host, port = ingress(home)
-    start_serve(port, host)
+    host, port, grpc_port = ingress(home)
+    start_serve(port, grpc_port, host)
     if changed or not is_deployed(spec.name):
         tell(f"starting {spec.serving.min_replicas} replicas", None)
         deploy(spec, url, home)

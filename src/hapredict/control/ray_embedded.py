@@ -37,6 +37,7 @@ NAMESPACE = "hapredict"
 STARTED = b"Ray runtime started"
 """What `ray start` prints when all of the node's own processes run."""
 DEFAULT_PORT = 8000
+DEFAULT_GRPC_PORT = 9000
 BLOCK_PORTS = 240
 NAMED_PORTS = 20
 STARTS_MAX = 3
@@ -48,11 +49,13 @@ def find_home(given: str | None = None) -> Path:
     return Path(given or os.environ.get(HOME_VARIABLE) or ".hapredict").absolute()
 
 
-RETRY_ON = """\
-conn-failure empty-response junk-response response-timeout 502 503 504
-    option http-buffer-request"""
+RETRY_ON = "conn-failure empty-response junk-response response-timeout 502 503 504"
 """When HAProxy sends a request again. It can only where it holds all of the request before it sends
-any of it; that takes the option, for which Serve's template has no other place."""
+any of it, which is what WAIT_FOR_BODY is for."""
+
+WAIT_FOR_BODY = """\
+http-request wait-for-body time 1h unless { path_end ServerReflectionInfo ModelStreamInfer }"""
+"""A rule of each backend of HAProxy. Open streams have no end to wait for: both sides talk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class LocalCluster:
     address: str
     dashboard_url: str
     serve_url: str
+    grpc_address: str
+    """Host and port at which Serve answers gRPC."""
     environment: dict[str, str]
     """What every process that talks to the cluster must have in its environment."""
 
@@ -72,14 +77,24 @@ class LocalCluster:
     def serve_port(self) -> int:
         return int(self.serve_url.rpartition(":")[2])
 
+    @property
+    def grpc_port(self) -> int:
+        return int(self.grpc_address.rpartition(":")[2])
+
 
 def start(
-    home: Path, *, num_cpus: int = 8, serve_port: int | None = None, start_s: float = 120
+    home: Path,
+    *,
+    num_cpus: int = 8,
+    serve_port: int | None = None,
+    grpc_port: int | None = None,
+    start_s: float = 120,
 ) -> LocalCluster:
     """Start a node and wait until it answers. Raises ClusterUnavailable with Ray's last words.
 
     `num_cpus` is logical: how many replicas, workers and tasks fit, not how fast they are.
-    `serve_port` None takes 8000, or any free port where 8000 is taken; 0 takes any free port.
+    `serve_port` None takes 8000, or any free port where 8000 is taken; 0 takes any free port. So
+    does `grpc_port`, with 9000.
     """
     with contextlib.suppress(NotFound):
         running = find(home)
@@ -88,7 +103,7 @@ def start(
         )
     home.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, STARTS_MAX + 1):
-        cluster, process, log = _launch(home, num_cpus, serve_port)
+        cluster, process, log = _launch(home, num_cpus, serve_port, grpc_port)
         if _answers(cluster, process, log, time.monotonic() + start_s):
             (home / "cluster.json").write_text(json.dumps(asdict(cluster), indent=1))
             return cluster
@@ -173,7 +188,7 @@ def stop(home: Path) -> bool:
 
 
 def _launch(
-    home: Path, num_cpus: int, serve_port: int | None
+    home: Path, num_cpus: int, serve_port: int | None, grpc_port: int | None
 ) -> tuple[LocalCluster, "subprocess.Popen[bytes]", Path]:
     short = hashlib.sha256(f"{home}{time.time_ns()}".encode()).hexdigest()[:6]
     # sockets lie below it and a socket's path may have 107 characters, so it cannot be in `home`
@@ -185,9 +200,8 @@ def _launch(
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
     ports = _free_block()
-    if serve_port is None:
-        serve_port = DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0
-    http = serve_port or ports[11]
+    http = _port(serve_port, DEFAULT_PORT, ports[11])
+    grpc = _port(grpc_port, DEFAULT_GRPC_PORT, ports[12])
     replicas = (ports[NAMED_PORTS], ports[-1])
     environment = {
         HOME_VARIABLE: str(home),
@@ -216,6 +230,7 @@ def _launch(
         address=f"127.0.0.1:{ports[0]}",
         dashboard_url=f"http://127.0.0.1:{ports[1]}",
         serve_url=f"http://127.0.0.1:{http}",
+        grpc_address=f"127.0.0.1:{grpc}",
         environment=environment,
     )
     command = [
@@ -267,6 +282,8 @@ def _serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # Serve's template has no place for a rule; this is within a line of each backend
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": f"250ms\n {WAIT_FOR_BODY}\n default-server",
         # a request can be repeated only if all of it fits
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
         "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000",
@@ -278,6 +295,8 @@ def _serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[8]),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[9]),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[10]),
+        # what a gRPC server takes in before anybody can look at it; Serve's default is 2 GB
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(64 << 20),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(middle - 1),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(middle),
@@ -358,6 +377,12 @@ def _free_block() -> range:
         if all(map(_is_free, block)):
             return block
     raise ClusterUnavailable(f"no {BLOCK_PORTS} free ports in a row between 20000 and 32000")
+
+
+def _port(wanted: int | None, default: int, free: int) -> int:
+    if wanted is None:
+        return default if _is_free(default) else free
+    return wanted or free
 
 
 def _is_free(port: int) -> bool:

@@ -8,11 +8,13 @@ requests is strict and names each faulty field; `Schema.frame` for files reads w
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hapredict.data.arrays import list_of, table_of_arrays
 from hapredict.data.infer import infer
 from hapredict.data.values import (
     TEXT_MAX,
@@ -112,14 +114,20 @@ class Schema:
         """Numbers that the network gives a row: 1, or one a class if there are several."""
         return len(self.classes) if self.task == "multiclass" else 1
 
-    def table(self, columns: Mapping[str, Sequence[Any]], *, time_required: bool = False) -> Table:
+    def table(
+        self, columns: Mapping[str, Sequence[Any] | NDArray[Any]], *, time_required: bool = False
+    ) -> Table:
         """The table of a live request, whole or not at all.
 
-        `columns` holds every feature, as lists of equal length; None is a missing value. The
-        columns of time and id may be left out, unless `time_required`. Raises SchemaMismatch with
-        at most 20 problems, each at "rows[3].distance" or at the field's name.
+        `columns` holds every feature, as lists or arrays of equal length; None, and NaN in an array
+        of floats, is a missing value. The columns of time and id may be left out, unless
+        `time_required`. Raises SchemaMismatch with at most 20 problems, each at "rows[3].distance"
+        or at the field's name.
         """
         table = self._table_at_once(columns, time_required)
+        if table is None and columns.keys() <= self._known:
+            wanted = {self.time} if time_required else set()
+            table = table_of_arrays(columns, self._readers(), wanted, {self.id, self.time} - wanted)
         return self._table_by_value(columns, time_required) if table is None else table
 
     def frame(
@@ -259,9 +267,8 @@ class Schema:
         return table if all(len(column) == rows for column in table.values()) else None
 
     def _table_by_value(self, columns: Mapping[str, Any], time_required: bool) -> Table:
-        problems = [
-            Problem(name, self._unknown(name)) for name in columns if name not in self._known
-        ]
+        strange = islice((name for name in columns if name not in self._known), PROBLEMS_MAX)
+        problems = [Problem(name[:100], self._unknown(name[:100])) for name in strange]
         optional = {self.id} if time_required else {self.id, self.time}
         table: dict[str, NDArray[Any]] = {}
         rows: tuple[str, int] | None = None
@@ -271,7 +278,7 @@ class Schema:
                     problems.append(Problem(name, _missing(name == self.time)))
                 continue
             values = columns[name]
-            values = values.tolist() if hasattr(values, "tolist") else values
+            values = list_of(values) if hasattr(values, "tolist") else values
             if not isinstance(values, (list, tuple)):
                 problems.append(Problem(name, f"must be a list of values; got {describe(values)}"))
                 continue

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -13,18 +14,38 @@ from hapredict.data.schema import Schema
 from hapredict.serving.decisions import Rule
 from hapredict.training.extras import UNCERTAINTY, quantiles_among
 
+Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
+"""Values by field: lists, or arrays of numbers [rows] in which NaN is missing."""
+Headers = tuple[tuple[bytes, bytes], ...]
+NO_HEADERS: Mapping[bytes, bytes] = MappingProxyType({})
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+
 
 class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten times as much to make
     """A prediction request, read and not yet judged.
 
-    `columns` holds equally long lists, `rows` is their length. `id` is echoed by protocols that
-    have one, `outputs` names the tensors asked for (empty: all).
+    `columns` are equally long, `rows` is their length. `id` is echoed by protocols that have one,
+    `outputs` names the tensors asked for (empty: all), `binary` those to be answered as bytes.
+    `version` and `wait_s`, how long the caller waits, are those of protocols that say them in the
+    request itself.
     """
 
-    columns: Mapping[str, Sequence[Any]]
+    columns: Columns
     rows: int
     id: str = ""
     outputs: tuple[str, ...] = ()
+    binary: frozenset[str] = frozenset()
+    version: int | None = None
+    wait_s: float | None = None
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """A body for the wire, its media type, and the headers that it needs beside that."""
+
+    body: bytes
+    kind: bytes = JSON
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +102,75 @@ class Answered(Protocol):
     def extra_names(self) -> tuple[str, ...]: ...
 
 
+class Shared(msgspec.Struct, eq=False):
+    """One answer to several requests, and how many of them still have to be written."""
+
+    answer: Answered
+    unwritten: int
+    said: list[dict[str, Any]] | None = None
+
+
+class Part(msgspec.Struct, frozen=True, eq=False):
+    """The rows of one request, `start` to `stop`, in an answer to several; it is `Answered`."""
+
+    shared: Shared
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self.stop - self.start
+
+    @property
+    def model(self) -> str:
+        return self.shared.answer.model
+
+    @property
+    def schema(self) -> Schema:
+        return self.shared.answer.schema
+
+    @property
+    def rule(self) -> Rule:
+        return self.shared.answer.rule
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.shared.answer.ids[self.start : self.stop]
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        return self.shared.answer.versions[self.start : self.stop]
+
+    @property
+    def served_by(self) -> Sequence[str]:
+        return self.shared.answer.served_by[self.start : self.stop]
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        return self.shared.answer.scores[self.start : self.stop]
+
+    @property
+    def extras(self) -> NDArray[np.float32] | None:
+        extras = self.shared.answer.extras
+        return None if extras is None else extras[self.start : self.stop]
+
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        return self.shared.answer.extra_names
+
+
 def predictions(answer: Answered) -> list[dict[str, Any]]:
     """One JSON object a row: the fields of `Prediction`, without those that are not there."""
+    if not isinstance(answer, Part):
+        return _predictions(answer)
+    shared = answer.shared
+    if shared.said is None:  # for all requests at once: most of the cost is the call's
+        shared.said = _predictions(shared.answer)
+    return shared.said[answer.start : answer.stop]
+
+
+def _predictions(answer: Answered) -> list[dict[str, Any]]:
     scores, decisions = scores_and_decisions(answer)
     rows = zip(
         answer.ids, scores, decisions, answer.versions.tolist(), answer.served_by, strict=True

@@ -10,29 +10,30 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
 from hapredict.sections import ServingSpec
-from hapredict.serving import descriptions, docs_page, openapi
+from hapredict.serving import descriptions, explain, told
 from hapredict.serving.admission import Admission
-from hapredict.serving.answers import Answered, predictions
-from hapredict.serving.batching import Batcher, Part
+from hapredict.serving.answering import Answering, Predicts
+from hapredict.serving.answers import Part, Request, predictions
 from hapredict.serving.bodies import check_rows, columns_from
 from hapredict.serving.exchange import (
     GONE_STATUS,
     Call,
     Gone,
     Handler,
+    Handlers,
     Receive,
     Route,
     Send,
-    fixed,
     pattern_of,
     read_body,
+    read_version,
+    read_wait_s,
     sent_request_id,
-    version_header,
     write,
 )
 from hapredict.serving.feedback import decode_feedback
@@ -52,16 +53,15 @@ from hapredict.serving.upkeep import TICK_S, Kept, Upkeep
 
 log = logging.getLogger(__name__)
 
-_PAGE_POLICY = (
-    b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-)
+Said = TypeVar("Said")
 
 
-class Replica(descriptions.Described, Kept, Protocol):
+class Replica(descriptions.Described, Kept, Predicts, Protocol):
     """What the app needs of a replica; see `replica.Replica` for the promises."""
 
-    def predict(self, table: Table, *, version: int | None = None) -> Answered: ...
-    def after(self, answer: Any) -> None: ...
+    def explain(
+        self, table: Table, *, version: int | None = None, baseline: explain.Baseline = "typical"
+    ) -> explain.Effects: ...
     def feedback(self, labels: Sequence[Label]) -> None: ...
 
 
@@ -84,15 +84,13 @@ class App:
         self._replica = replica
         self._clock = clock
         self._request_ids = request_ids or _counted(f"{replica.model}-{clock():.6f}")
-        limit = ServingSpec().max_ongoing_requests
-        self._admission = Admission(limit)
         # Feedback waits for a disk, predictions for a processor: one must not block the other.
-        self._feedback_admission = Admission(limit)
-        self._batcher = Batcher(replica.predict, self._after, clock=clock)
+        self._feedback_admission = Admission(ServingSpec().max_ongoing_requests)
+        self._explain_admission = Admission(explain.ONGOING_MAX)
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
+        self._answering = Answering(replica, clock=clock, metrics=self._metrics)
         self._upkeep = Upkeep(replica, tick_s=tick_s)
-        self._lifespan: asyncio.Task[None] | None = None
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
         self._mount()
@@ -102,9 +100,29 @@ class App:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._upkeep.follow(receive, send)
         else:
             raise ValueError(f"this app speaks http, not {scope['type']}")
+
+    @property
+    def replica(self) -> Replica:
+        """The replica that answers."""
+        return self._replica
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be answered now."""
+        return self._replica.ready and not self._upkeep.stopping
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of `run`, which all of this belongs to."""
+        return self._upkeep.loop
+
+    @property
+    def body_bytes_max(self) -> int:
+        """Length of the longest body that is read; 0 before there is a version to answer."""
+        return self._replica.spec.serving.body_bytes_max if self._replica.ready else 0
 
     async def run(self) -> None:
         """Runs the upkeep loops until `close`: catalog, spool, reports."""
@@ -122,24 +140,95 @@ class App:
         The same checks, limits, batching and records as over HTTP. Raises BadRequest, UnknownName
         or TemporaryError.
         """
+
+        def read(serving: ServingSpec) -> Request:
+            check_rows(len(rows), serving.rows_max)
+            return Request(columns_from(rows), len(rows), version=version)
+
+        return await self.answer("python", read, lambda part, _request: predictions(part))
+
+    async def answer(
+        self,
+        route: str,
+        read: Callable[[ServingSpec], Request],
+        write: Callable[[Part, Request], Said],
+    ) -> Said:
+        """What `write` makes of the answer to what `read` has read: each way in but HTTP.
+
+        The same checks, limits, batching and records as over HTTP, counted under `route`. Raises
+        what `read` raises, BadRequest, UnknownName or TemporaryError.
+        """
         start_s, code = self._clock(), 500
         self._in_progress += 1
         try:
-            serving = self._settings(self._admission)
-            check_rows(len(rows), serving.rows_max)
-            part = await self._answer(columns_from(rows), len(rows), version, None)
+            part, request = await self._answering.part(read, start_s)
             # recorded in the next turn: the caller gets its rows first
-            asyncio.get_running_loop().call_soon(self._batcher.written, part)
-            self._metrics.rows(part.versions)
+            asyncio.get_running_loop().call_soon(self._answering.written, part)
+            said = write(part, request)
             code = 200
-            return predictions(part)
+            return said
         except HapredictError as error:
             code = status_of(error) or code
             self._count_shed(error)
             raise
+        except asyncio.CancelledError:
+            code = GONE_STATUS
+            raise
         finally:
             self._in_progress -= 1
-            self._metrics.request("python", code, max(0.0, self._clock() - start_s))
+            self._metrics.request(route, code, max(0.0, self._clock() - start_s))
+
+    def direct_paths(self) -> dict[bytes, tuple[str, type[WireProtocol]]]:
+        """Paths of predictions by the version in service, with what `direct` is to be told."""
+        paths: dict[bytes, tuple[str, type[WireProtocol]]] = {}
+        for name in WIRE_PROTOCOLS:
+            protocol = WIRE_PROTOCOLS.find(name)
+            path = protocol.path.format(model=self._replica.model).encode()
+            paths.setdefault(path, (protocol.path, protocol))
+        return paths
+
+    def direct(
+        self,
+        route: str,
+        protocol: type[WireProtocol],
+        headers: Mapping[bytes, bytes],
+        body: bytes,
+        send: Callable[[Reply, bytes], bool],
+    ) -> None:
+        """A prediction whose body is all here: what the ASGI call does, without ASGI.
+
+        `send` is called once, in this turn or a later one, with the reply and the request's id;
+        it says whether the caller was still there. Raises nothing. In the loop of `run` only.
+        """
+        start_s = self._clock()
+        self._in_progress += 1
+        request_id = sent_request_id(headers) or self._request_ids().encode()
+
+        def replied(said: Reply | Exception) -> None:
+            reply = said if isinstance(said, Reply) else self._refusal(said, request_id)
+            status = GONE_STATUS
+            try:
+                if send(reply, request_id):
+                    status = reply.status
+            except Exception:  # others are still to be answered
+                log.exception("the answer to request %s was not sent", request_id.decode())
+            finally:
+                if reply.part is not None:
+                    self._answering.written(reply.part)
+                self._in_progress -= 1
+                self._metrics.request(route, status, max(0.0, self._clock() - start_s))
+
+        try:
+            self._answering.settings()
+            sent = headers.get(b"x-deadline-ms")
+            deadline_s = None if sent is None else start_s + read_wait_s(sent)
+            self._answering.ask(protocol, body, headers, replied, deadline_s=deadline_s)
+        except Exception as error:
+            replied(error)
+
+    def drain(self) -> None:
+        """Answers all that `direct` was asked, now."""
+        self._answering.drain()
 
     async def _http(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         start_s = self._clock()
@@ -154,20 +243,17 @@ class App:
                 route = found.template
                 call = Call(headers, receive, version, root, start_s)
                 reply = await self._reply(found, method, call)
-            except HapredictError as error:
-                reply = self._refusal(error, request_id)
             except Gone:
                 raise
-            except Exception:  # one request's fault must not end the replica
-                log.exception("request %s failed", request_id.decode())
-                reply = internal_error(request_id.decode())
+            except Exception as error:  # one request's fault must not end the replica
+                reply = self._refusal(error, request_id)
             status = reply.status
             await write(send, reply, request_id, head=method == "HEAD")
         except (Gone, OSError):
             status = GONE_STATUS  # nobody is left to be answered
         finally:
             if reply is not None and reply.part is not None:
-                self._batcher.written(reply.part)
+                self._answering.written(reply.part)
             self._in_progress -= 1
             self._metrics.request(route, status, max(0.0, self._clock() - start_s))
 
@@ -179,9 +265,9 @@ class App:
             return Reply(204, b"", headers=((b"allow", route.allowed.encode()),))
         return wrong_method(method[:20], route.allowed)
 
-    def _refusal(self, error: HapredictError, request_id: bytes) -> Reply:
-        status = status_of(error)
-        if status is None:
+    def _refusal(self, error: Exception, request_id: bytes) -> Reply:
+        status = status_of(error) if isinstance(error, HapredictError) else None
+        if status is None or not isinstance(error, HapredictError):
             log.error("request %s failed", request_id.decode(), exc_info=error)
             return internal_error(request_id.decode())
         self._count_shed(error)
@@ -194,28 +280,17 @@ class App:
 
     def _mount(self) -> None:
         """Exact paths of this model first: a request then costs one look-up."""
-        v1, v2 = "/v1/models/{model}", "/v2/models/{model}"
-        ready = self._readiness
-        routes: list[tuple[str, dict[str, Handler]]] = [
-            (v1, {"GET": self._v1_model}),
+        v1 = "/v1/models/{model}"
+        routes: list[tuple[str, Handlers]] = [
+            *told.routes(self._replica, lambda: self._upkeep.stopping),
             (v1 + ":feedback", {"POST": self._feedback}),
-            (v2, {"GET": self._v2_model}),
-            (v2 + "/versions/{version}", {"GET": self._v2_model}),
-            (v2 + "/ready", {"GET": self._v2_model_ready}),
-            (v2 + "/versions/{version}/ready", {"GET": self._v2_model_ready}),
-            ("/v2", {"GET": fixed({"name": "hapredict", "version": "2", "extensions": []})}),
-            ("/v2/health/live", {"GET": fixed({"live": True})}),
-            ("/v2/health/ready", {"GET": ready}),
-            ("/livez", {"GET": fixed({"live": True})}),
-            ("/readyz", {"GET": ready}),
-            ("/healthz", {"GET": ready}),
-            ("/openapi.json", {"GET": self._openapi}),
-            ("/docs", {"GET": self._docs}),
+            (v1 + ":explain", {"POST": self._explain}),
+            (v1 + "/versions/{version}:explain", {"POST": self._explain}),
             ("/metrics", {"GET": self._text}),
         ]
         for name in WIRE_PROTOCOLS:
             protocol = WIRE_PROTOCOLS.find(name)
-            handlers: dict[str, Handler] = {"POST": self._predictor(protocol)}
+            handlers: Handlers = {"POST": self._predictor(protocol)}
             routes += [(protocol.path, handlers), (protocol.versioned_path, handlers)]
         for template, handlers in routes:
             route = Route(template, handlers)
@@ -242,61 +317,24 @@ class App:
             if named["model"] != model:
                 raise UnknownName("model", named["model"][:100], (model,))
             version = named.get("version")
-            if version is not None and not (version.isascii() and version.isdigit()):
-                raise UnknownName("version", version[:100], ("whole numbers",))
-            return route, None if version is None else int(version[:18]), root
+            return route, None if version is None else read_version(version), root
         raise BadRequest(f"there is nothing at {path[:200]}; {root}/docs lists what there is", 404)
-
-    def _settings(self, admission: Admission) -> ServingSpec:
-        """The settings of now. Raises TemporaryError if the replica is not ready."""
-        serving = self._replica.spec.serving
-        admission.limit_ongoing = serving.max_ongoing_requests
-        return serving
-
-    async def _answer(
-        self,
-        columns: Mapping[str, Sequence[Any]],
-        rows: int,
-        version: int | None,
-        deadline_s: float | None,
-    ) -> Part:
-        """Judge the columns and ask the model. The caller owes one `Batcher.written`."""
-        replica = self._replica
-        on_event_clock = replica.spec.monitoring.clock == "event"
-        self._admission.enter(self._clock(), deadline_s)
-        try:
-            table = replica.schema.table(columns, time_required=on_event_clock)
-            return await self._batcher.predict(table, rows, version, deadline_s)
-        finally:
-            self._admission.leave(self._clock())
 
     def _predictor(self, protocol: type[WireProtocol]) -> Handler:
         async def predict(call: Call) -> Reply:
-            serving = self._settings(self._admission)
-            self._admission.check()
+            serving = self._answering.settings()
             deadline_s = call.deadline_s()
             body = await read_body(call, serving.body_bytes_max)
-            request = protocol.decode_request(body, serving.rows_max)
-            part = await self._answer(request.columns, request.rows, call.version, deadline_s)
-            try:
-                encoded = protocol.encode_response(part, request)
-                self._metrics.rows(part.versions)
-            except BaseException:
-                self._batcher.written(part)
-                raise
-            return Reply(200, encoded, headers=version_header(part), part=part)
+            return await self._answering.reply(
+                protocol, body, call.headers, version=call.version, deadline_s=deadline_s
+            )
 
         return predict
 
-    def _after(self, answer: Any) -> None:
-        try:
-            self._replica.after(answer)
-        except Exception:  # the answer is out; recording it must not harm the next one
-            log.exception("an answer could not be recorded")
-
     async def _feedback(self, call: Call) -> Reply:
         admission = self._feedback_admission
-        serving = self._settings(admission)
+        serving = self._replica.spec.serving
+        admission.limit_ongoing = serving.max_ongoing_requests
         admission.check()
         labels = decode_feedback(await read_body(call, serving.body_bytes_max), serving.rows_max)
         now_s = self._clock()
@@ -309,56 +347,23 @@ class App:
         self._metrics.labels(len(rows))
         return json_reply({"acknowledged": len(rows)})
 
-    async def _v1_model(self, _call: Call) -> Reply:
-        return json_reply(descriptions.v1_model(self._replica))
-
-    async def _v2_model(self, call: Call) -> Reply:
-        descriptions.check_version(self._replica, call.version)
-        return json_reply(descriptions.v2_model(self._replica))
-
-    async def _v2_model_ready(self, call: Call) -> Reply:
-        descriptions.check_version(self._replica, call.version)
-        ready = self._replica.ready and not self._upkeep.stopping
-        return json_reply({"name": self._replica.model, "ready": ready}, 200 if ready else 503)
-
-    async def _readiness(self, _call: Call) -> Reply:
-        said = descriptions.readiness(self._replica, stopping=self._upkeep.stopping)
-        return json_reply(said, 200 if said["ready"] else 503)
-
-    async def _openapi(self, call: Call) -> Reply:
-        return json_reply(self._described(call.root))
-
-    async def _docs(self, call: Call) -> Reply:
-        page = docs_page.page(self._described(call.root)).encode()
-        policy = ((b"content-security-policy", _PAGE_POLICY),)
-        return Reply(200, page, b"text/html; charset=utf-8", policy)
+    async def _explain(self, call: Call) -> Reply:
+        replica, admission = self._replica, self._explain_admission
+        admission.check()
+        body = await read_body(call, replica.spec.serving.body_bytes_max)
+        request, baseline = explain.decode_explain(body, replica.schema)
+        table = replica.schema.table(request.columns)
+        admission.enter(self._clock(), call.deadline_s())
+        try:  # in a thread: predictions do not wait for it
+            effects = await asyncio.to_thread(
+                replica.explain, table, version=call.version, baseline=baseline
+            )
+        finally:
+            admission.leave(self._clock())
+        return json_reply(explain.to_json(replica.model, effects))
 
     async def _text(self, _call: Call) -> Reply:
         return Reply(200, self._metrics.text(), CONTENT_TYPE)
-
-    def _described(self, root: str) -> dict[str, Any]:
-        replica = self._replica
-        spec, schema = replica.spec, replica.schema
-        return openapi.document(
-            replica.model,
-            schema,
-            version=replica.model_version,
-            time_required=spec.monitoring.clock == "event",
-            rows_max=spec.serving.rows_max,
-            root=root,
-            extras=replica.extras,
-        )
-
-    async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                self._lifespan = asyncio.create_task(self.run())
-            elif message["type"] == "lifespan.shutdown":
-                await self.close()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
 
 
 def _counted(prefix: str) -> Callable[[], str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from hapredict.data.schema import columns_of
 from hapredict.errors import BadRequest, Problem, SchemaMismatch
@@ -71,12 +72,12 @@ def columns_from(rows: Sequence[Any]) -> Mapping[str, list[Any]]:
     return columns_of(rows)
 
 
-def check_lengths(columns: Mapping[str, Sequence[Any]]) -> int:
+def check_lengths(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> int:
     """Rows in `columns`. Raises SchemaMismatch (400) if they are not equally long."""
     lengths = {name: len(values) for name, values in columns.items()}
     usual, _ = Counter(lengths.values()).most_common(1)[0]
     problems = [
-        Problem(name, f"has {length} values where the other columns have {usual}")
+        Problem(name[:100], f"has {length} values where the other columns have {usual}")
         for name, length in lengths.items()
         if length != usual
     ]

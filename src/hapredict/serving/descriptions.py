@@ -1,12 +1,30 @@
 """What an app says about itself and its model: readiness, metadata, schema. All plain values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Protocol
 
 from hapredict.data.schema import Schema
 from hapredict.errors import UnknownName
-from hapredict.serving.protocols import OUTPUTS
-from hapredict.training.extras import UNCERTAINTY, quantiles_among
+from hapredict.features.plan import FeaturePlan
+from hapredict.features.typical import Typical
+from hapredict.serving.tensors import output_shapes
+from hapredict.serving.v2 import EXTENSIONS
+from hapredict.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is told of one version: what it takes, what it says, and what it learned from."""
+
+    version: int
+    schema: Schema
+    extras: tuple[str, ...]
+    """What it says beside its scores, by name."""
+    plan: FeaturePlan
+    typical: Typical
+    """A typical row."""
 
 
 class Described(Protocol):
@@ -17,11 +35,10 @@ class Described(Protocol):
     @property
     def ready(self) -> bool: ...
     @property
+    def spec(self) -> Spec: ...
+    @property
     def schema(self) -> Schema: ...
-    @property
-    def extras(self) -> tuple[str, ...]: ...
-    @property
-    def model_version(self) -> int: ...
+    def about(self, version: int | None = None) -> About: ...
     def detail(self) -> dict[str, Any]: ...
 
 
@@ -55,55 +72,88 @@ def check_version(replica: Described, version: int | None) -> None:
         raise UnknownName(kind, str(version), tuple(map(str, known)))
 
 
+def v1_models(replica: Described) -> dict[str, Any]:
+    """The models here, as KServe v1 lists them: one."""
+    return {"models": [replica.model]}
+
+
 def v1_model(replica: Described) -> dict[str, Any]:
     """The model for people and for clients of KServe v1 and TensorFlow Serving."""
     if not replica.ready:
         return {"name": replica.model, "ready": False, "model_version_status": []}
+    about = replica.about()
     return {
         "name": replica.model,
         "ready": True,
-        "model_version": replica.model_version,
-        "schema": replica.schema.to_json(),
-        "example": replica.schema.example(),
-        "model_version_status": [
-            {
-                "version": str(number),
-                "state": "AVAILABLE",
-                "status": {"error_code": "OK", "error_message": ""},
-            }
-            for number in versions_of(replica)
-        ],
+        "model_version": about.version,
+        "schema": about.schema.to_json(),
+        "example": example(about),
+        "model_version_status": [_status(number) for number in versions_of(replica)],
         "detail": replica.detail(),
     }
 
 
-def v2_model(replica: Described) -> dict[str, Any]:
-    """The model's metadata in the Open Inference Protocol."""
-    schema = replica.schema
+def v1_version(replica: Described, version: int | None) -> dict[str, Any]:
+    """One version, as TensorFlow Serving tells of it. Raises UnknownName if it is not loaded."""
+    about = replica.about(version)
+    return {
+        "name": replica.model,
+        "ready": True,
+        "model_version": about.version,
+        "model_version_status": [_status(about.version)],
+    }
+
+
+def v2_server() -> dict[str, Any]:
+    """The server's metadata in the Open Inference Protocol."""
+    try:
+        number = metadata.version("hapredict")
+    except metadata.PackageNotFoundError:  # run from a folder that nobody installed
+        number = "unknown"
+    return {"name": "hapredict", "version": number, "extensions": list(EXTENSIONS)}
+
+
+def v2_model(replica: Described, version: int | None = None) -> dict[str, Any]:
+    """The metadata of the champion or of a version, in the Open Inference Protocol.
+
+    Raises UnknownName for a version that is not loaded, TemporaryError if nothing is.
+    """
+    about = replica.about(version)
+    schema = about.schema
     inputs = [_tensor(name, "FP64") for name in schema.numbers]
     inputs += [_tensor(name, "BYTES") for name in schema.categories]
-    optional = [name for name in (schema.time, schema.id) if name is not None]
-    inputs += [{**_tensor(name, "BYTES"), "parameters": {"optional": True}} for name in optional]
-    decision = "FP32" if schema.task == "regression" else "BYTES"
-    kinds = {"score": "FP32", "decision": decision, "model_version": "INT64"}
-    outputs = [_tensor(name, kinds.get(name, "BYTES")) for name in OUTPUTS]
-    outputs[0]["shape"] = [-1, schema.outputs]
-    if schema.task == "multiclass":
-        outputs[0]["parameters"] = {"classes": schema.classes}
-    if UNCERTAINTY in replica.extras:
-        outputs.append(_tensor("uncertainty", "FP32"))
-    levels = list(quantiles_among(replica.extras))
-    if levels:
-        tensor = {**_tensor("quantiles", "FP32"), "shape": [-1, len(levels)]}
-        outputs.append({**tensor, "parameters": {"quantiles": levels}})
+    needed = schema.time if replica.spec.monitoring.clock == "event" else None
+    for name in (schema.time, schema.id):
+        if name is not None:
+            optional = {} if name == needed else {"parameters": {"optional": True}}
+            inputs.append({**_tensor(name, "BYTES"), **optional})
     return {
         "name": replica.model,
         "versions": [str(number) for number in versions_of(replica)],
         "platform": "hapredict_onnx",
         "inputs": inputs,
-        "outputs": outputs,
+        "outputs": [
+            {
+                **_tensor(tensor.name, tensor.datatype, tensor.shape),
+                **({"parameters": tensor.parameters} if tensor.parameters else {}),
+            }
+            for tensor in output_shapes(schema, about.extras)
+        ],
     }
 
 
-def _tensor(name: str, datatype: str) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": [-1]}
+def example(about: About) -> dict[str, Any]:
+    """A row that the model takes: typical values, and a time and an id where it has those."""
+    return {**about.schema.example(), **about.typical}
+
+
+def _status(number: int) -> dict[str, Any]:
+    return {
+        "version": str(number),
+        "state": "AVAILABLE",
+        "status": {"error_code": "OK", "error_message": ""},
+    }
+
+
+def _tensor(name: str, datatype: str, shape: Sequence[int] = (-1,)) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape}

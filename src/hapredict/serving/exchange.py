@@ -3,14 +3,15 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from hapredict.errors import BadRequest
-from hapredict.serving.answers import Answered
-from hapredict.serving.replies import Headers, Reply, json_reply
+from hapredict.errors import BadRequest, UnknownName
+from hapredict.serving.answers import Answered, Headers
+from hapredict.serving.replies import Reply, json_reply
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -19,6 +20,8 @@ Send = Callable[[Message], Awaitable[None]]
 GONE_STATUS = 499
 """Counted for a caller who went away before the answer; nobody sees it."""
 
+_MILLISECONDS = re.compile(rb"-?[0-9]{1,12}(\.[0-9]{1,20})?([eE]-[0-9]{1,3})?")
+"""A number as programs write it: small ones come with an exponent."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -38,14 +41,12 @@ class Call(msgspec.Struct, frozen=True):
     def deadline_s(self) -> float | None:
         """When the caller stops waiting, by X-Deadline-Ms. Raises BadRequest if it is no number."""
         sent = self.headers.get(b"x-deadline-ms")
-        if sent is None:
-            return None
-        if not re.fullmatch(rb"-?[0-9]{1,12}(\.[0-9]{1,6})?", sent):
-            raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
-        return self.start_s + float(sent) / 1000
+        return None if sent is None else self.start_s + read_wait_s(sent)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
+Handlers = Mapping[str, Handler]
+"""Who answers which method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,27 @@ class Route:
     """A path with its placeholders, and who answers which method."""
 
     template: str
-    handlers: Mapping[str, Handler]
+    handlers: Handlers
 
     @property
     def allowed(self) -> str:
         """The value of an Allow header."""
         more = ("HEAD", "OPTIONS") if "GET" in self.handlers else ("OPTIONS",)
         return ", ".join((*self.handlers, *more))
+
+
+def read_wait_s(sent: bytes) -> float:
+    """How long a caller waits, from X-Deadline-Ms. Raises BadRequest if it is no number."""
+    if not _MILLISECONDS.fullmatch(sent):
+        raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
+    return float(sent) / 1000
+
+
+def read_version(sent: str) -> int:
+    """The number of a version that a caller asks for. Raises UnknownName if it is no number."""
+    if not (sent.isascii() and sent.isdigit()):
+        raise UnknownName("version", sent[:100], ("whole numbers",))
+    return int(sent[:18])
 
 
 def pattern_of(template: str) -> re.Pattern[str]:
@@ -89,23 +104,21 @@ def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:
 async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
     """The whole body, which is never held beyond `bytes_max`.
 
-    Raises BadRequest (413) for a longer one, (415) for one that is encoded or binary; Gone.
+    Raises BadRequest (413) for a longer one, (415) for one that is encoded; Gone.
     """
     headers = call.headers
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
         name = encoding[:40].decode("latin-1")
-        raise BadRequest(f"the content encoding {name!r} is not read here; send plain JSON", 415)
-    if b"inference-header-content-length" in headers:
-        raise BadRequest("binary tensors are not read here; send all data as JSON", 415)
+        raise BadRequest(f"the content encoding {name!r} is not read here; send it as it is", 415)
     length = headers.get(b"content-length", b"").strip()
     if length.isdigit() and (len(length) > 15 or int(length) > bytes_max):
-        raise _too_long(bytes_max)
+        raise too_long(bytes_max)
     message = await call.receive()
     body: bytes | bytearray = message.get("body", b"")
     while message.get("more_body"):
         if len(body) > bytes_max:
-            raise _too_long(bytes_max)
+            raise too_long(bytes_max)
         message = await call.receive()
         if isinstance(body, bytes):
             body = bytearray(body)
@@ -113,7 +126,7 @@ async def read_body(call: Call, bytes_max: int) -> bytes | bytearray:
     if message["type"] == "http.disconnect":
         raise Gone
     if len(body) > bytes_max:
-        raise _too_long(bytes_max)
+        raise too_long(bytes_max)
     return body
 
 
@@ -132,11 +145,18 @@ async def write(send: Send, reply: Reply, request_id: bytes, *, head: bool) -> N
 def version_header(answer: Answered) -> Headers:
     """X-Model-Version: the version that answered; all of them, by a comma, if there are several."""
     versions = answer.versions
-    if len(versions) == 1:
-        return ((b"x-model-version", b"%d" % versions[0]),)
+    first = int(versions[0])
+    if len(versions) == 1 or (versions == first).all():
+        return _one_version(first)
     listed = ",".join(map(str, np.unique(versions).tolist()))
     return ((b"x-model-version", listed.encode()),)
 
 
-def _too_long(bytes_max: int) -> BadRequest:
+def too_long(bytes_max: int) -> BadRequest:
+    """The error for a longer request."""
     return BadRequest(f"the body is longer than {bytes_max} bytes; send fewer rows at once", 413)
+
+
+@cache
+def _one_version(version: int) -> Headers:
+    return ((b"x-model-version", b"%d" % version),)

@@ -1,50 +1,67 @@
 """The HTTP interface of one model in OpenAPI 3.1, with its real field names.
 
-The document is built from the model's schema, so that a generated client knows every column.
+The document is built from what the model learned, so that a generated client knows every column,
+and every example in it is a request that is answered. Its shapes are in `openapi_shapes.py`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from hapredict.data.schema import Column, Schema
-from hapredict.serving.protocols import OUTPUTS, OUTPUTS_BESIDE
-from hapredict.training.extras import UNCERTAINTY, quantiles_among
+from hapredict.serving.descriptions import About
+from hapredict.serving.openapi_shapes import shapes_of
 
-_NUMBER = {"type": ["number", "null"]}
-_CATEGORY = {"type": ["string", "integer", "boolean", "number", "null"], "maxLength": 1000}
-_TIME = {"type": ["string", "number", "null"], "description": "ISO-8601 or seconds since the epoch"}
-_ID = {"type": ["string", "integer", "null"]}
 _RETRY_AFTER = {
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
 }
+_HEADERS = {
+    "X-Request-Id": {"description": "The caller's, or a new one.", "schema": {"type": "string"}},
+    "X-Model-Version": {
+        "description": "The version that answered; several, by a comma, where rows differ.",
+        "schema": {"type": "string"},
+    },
+}
+_REQUEST_ID = {
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "Echoed; one is made if it is not sent, or is no 1 to 128 visible characters.",
+    "schema": {"type": "string"},
+}
+_DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "description": "Milliseconds from now after which nobody waits for the answer.",
+    "schema": {"type": "number", "minimum": 0, "maximum": 999_999_999_999},
+}
+_BINARY = (
+    "The binary tensor data extension is served: with the header Inference-Header-Content-Length, "
+    "tensors with `binary_data_size` have their bytes after the JSON object, and outputs come as "
+    "bytes where `binary_data_output` or `binary_data` ask for it. Missing values are null in JSON "
+    "and NaN in floats that come as bytes."
+)
+_EXPLAINED = (
+    "Each effect is the row's score less its score with the baseline value in that one field. "
+    "Effects do not add up to the score, and say nothing about causes. Nothing is recorded."
+)
 
 
 def document(
-    model: str,
-    schema: Schema,
-    *,
-    version: int,
-    time_required: bool,
-    rows_max: int,
-    root: str = "",
-    extras: tuple[str, ...] = (),
+    model: str, about: About, *, time_required: bool, rows_max: int, root: str = ""
 ) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of `model`, whose champion is `version`.
+    """The OpenAPI 3.1 document of `model`, whose champion `about` tells of.
 
     `time_required` says whether rows must carry the time column, `rows_max` how many rows fit into
-    a request, `root` is the path under which the app is mounted. `extras` is what the champion says
-    beside its scores.
+    a request, `root` is the path under which the app is mounted.
     """
+    schema = about.schema
     return {
         "openapi": "3.1.0",
         "info": {
             "title": f"{model}: predictions of {schema.target}",
-            "version": str(version),
+            "version": str(about.version),
             "description": f"A {schema.task} model, kept up and kept right by hapredict.",
         },
         "servers": [{"url": root or "/"}],
         "paths": _paths(model),
-        "components": {"schemas": _schemas(model, schema, time_required, rows_max, extras)},
+        "components": {"schemas": shapes_of(model, about, time_required, rows_max)},
     }
 
 
@@ -59,59 +76,84 @@ def _paths(model: str) -> dict[str, Any]:
             "schema": {"type": "integer", "minimum": 1},
         }
     ]
-    predict = _post("predict", "Predict rows", "PredictRequest", "PredictResponse")
-    infer = _post("infer", "Predict rows (Open Inference Protocol)", "InferRequest", "InferReply")
+    predict = _post("predict", "Predict rows", "PredictRequest", "PredictResponse", _HEADERS)
+    infer = {
+        **_post(
+            "infer",
+            "Predict rows (Open Inference Protocol)",
+            "InferRequest",
+            "InferReply",
+            _HEADERS,
+        ),
+        "description": _BINARY,
+    }
+    explain = {
+        **_post("explain", "What each field does to a score", "ExplainRequest", "ExplainReply"),
+        "description": _EXPLAINED,
+    }
     feedback = _post(
-        "feedback", "Say what was observed; answered once it is durable", "Feedback", "Acknowledged"
+        "feedback",
+        "Say what was observed; answered once it is durable",
+        "Feedback",
+        "Acknowledged",
+        deadline=False,
     )
+    del feedback["responses"]["504"]
+    status = _get("model", "The model, its schema and the versions loaded", "ModelStatus")
+    metadata = _get("modelMetadata", "The model's tensors", "ModelMetadata", (503,))
+    ready = _get("modelReady", "Whether the model can answer", "ModelReady", (503,))
+
+    def of_version(verb: str, operation: dict[str, Any]) -> dict[str, Any]:
+        named = {**operation, "operationId": operation["operationId"] + "WithVersion"}
+        unknown = {"404": _error("No such version."), "503": _error("Not ready.")}
+        named["responses"] = unknown | operation["responses"]
+        return {"parameters": version, verb: named}
+
     return {
         f"{v1}:predict": {"post": predict},
-        f"{v1}/versions/{{version}}:predict": {
-            "parameters": version,
-            "post": {**predict, "operationId": "predictWithVersion"},
-        },
+        f"{v1}/versions/{{version}}:predict": of_version("post", predict),
         f"{v1}:feedback": {"post": feedback},
-        v1: {"get": _get("model", "The model, its schema and the versions loaded")},
+        f"{v1}:explain": {"post": explain},
+        f"{v1}/versions/{{version}}:explain": of_version("post", explain),
+        "/v1/models": {"get": _get("models", "The model that is here", "Models")},
+        v1: {"get": status},
+        f"{v1}/versions/{{version}}": of_version("get", status),
         f"{v2}/infer": {"post": infer},
-        f"{v2}/versions/{{version}}/infer": {
-            "parameters": version,
-            "post": {**infer, "operationId": "inferWithVersion"},
-        },
-        v2: {"get": _get("modelMetadata", "The model's tensors")},
-        f"{v2}/ready": {"get": _get("modelReady", "Whether the model can answer", (503,))},
-        "/v2": {"get": _get("serverMetadata", "The server's name and version")},
-        "/v2/health/live": {"get": _get("serverLive", "Whether the process lives")},
-        "/v2/health/ready": {"get": _get("serverReady", "Whether it can answer", (503,))},
-        "/livez": {"get": _get("livez", "Whether the process lives")},
-        "/readyz": {"get": _get("readyz", "Whether it can answer, and why not", (503,))},
-        "/healthz": {"get": _get("healthz", "The same as /readyz", (503,))},
-        "/metrics": {
-            "get": _get("metrics", "Numbers in Prometheus' text format", (), "text/plain")
-        },
+        f"{v2}/versions/{{version}}/infer": of_version("post", infer),
+        v2: {"get": metadata},
+        f"{v2}/versions/{{version}}": of_version("get", metadata),
+        f"{v2}/ready": {"get": ready},
+        f"{v2}/versions/{{version}}/ready": of_version("get", ready),
+        "/v2": {"get": _get("serverMetadata", "The server and its extensions", "ServerMetadata")},
+        "/v2/health/live": {"get": _get("serverLive", "Whether the process lives", "Live")},
+        "/v2/health/ready": {"get": _get("serverReady", "Whether it can answer", "Ready", (503,))},
+        "/livez": {"get": _get("livez", "Whether the process lives", "Live")},
+        "/readyz": {"get": _get("readyz", "Whether it can answer, and why not", "Ready", (503,))},
+        "/healthz": {"get": _get("healthz", "The same as /readyz", "Ready", (503,))},
+        "/metrics": {"get": _get("metrics", "Numbers in Prometheus' text format", "")},
     }
 
 
-def _post(operation: str, summary: str, request: str, response: str) -> dict[str, Any]:
+def _post(
+    operation: str,
+    summary: str,
+    request: str,
+    response: str,
+    headers: Any = None,
+    *,
+    deadline: bool = True,
+) -> dict[str, Any]:
     return {
         "operationId": operation,
         "summary": summary,
-        "parameters": [
-            {
-                "name": "X-Request-Id",
-                "in": "header",
-                "description": "Echoed; made if it is not sent.",
-                "schema": {"type": "string", "maxLength": 128},
-            },
-            {
-                "name": "X-Deadline-Ms",
-                "in": "header",
-                "description": "Milliseconds from now after which nobody waits for the answer.",
-                "schema": {"type": "number", "minimum": 0},
-            },
-        ],
+        "parameters": [_REQUEST_ID, _DEADLINE] if deadline else [_REQUEST_ID],
         "requestBody": {"required": True, "content": _content(request)},
         "responses": {
-            "200": {"description": "The answer.", "content": _content(response)},
+            "200": {
+                "description": "The answer.",
+                "content": _content(response),
+                **({"headers": headers} if headers else {}),
+            },
             "400": _error("The body cannot be read."),
             "404": _error("No such model or version."),
             "413": _error("Too many rows or bytes."),
@@ -123,12 +165,14 @@ def _post(operation: str, summary: str, request: str, response: str) -> dict[str
     }
 
 
-def _get(
-    operation: str, summary: str, codes: tuple[int, ...] = (), kind: str = "application/json"
-) -> dict[str, Any]:
-    body = {kind: {"schema": {"type": "string" if kind == "text/plain" else "object"}}}
+def _get(operation: str, summary: str, shape: str, codes: tuple[int, ...] = ()) -> dict[str, Any]:
+    """`codes` are answered with the same shape or with an error; without a shape it is text."""
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    body = _content(shape) if shape else text
+    refs = [{"$ref": f"#/components/schemas/{name}"} for name in (shape, "Error")]
+    refusal = {"application/json": {"schema": {"anyOf": refs}}}
+    refusals = {str(code): {"description": "Not ready.", "content": refusal} for code in codes}
     answers = {"200": {"description": "The answer.", "content": body}}
-    refusals = {str(code): {"description": "Not ready.", "content": body} for code in codes}
     return {"operationId": operation, "summary": summary, "responses": answers | refusals}
 
 
@@ -138,179 +182,3 @@ def _content(name: str) -> dict[str, Any]:
 
 def _error(description: str) -> dict[str, Any]:
     return {"description": description, "content": _content("Error")}
-
-
-def _schemas(
-    model: str, schema: Schema, time_required: bool, rows_max: int, extras: tuple[str, ...]
-) -> dict[str, Any]:
-    fields = {column.name: _field(column) for column in schema.features}
-    required = list(fields)
-    if schema.time is not None:
-        fields[schema.time] = dict(_TIME)
-        required += [schema.time] if time_required else []
-    if schema.id is not None:
-        fields[schema.id] = dict(_ID)
-    example = schema.example()
-    lists = {
-        name: {"type": "array", "items": field, "minItems": 1, "maxItems": rows_max}
-        for name, field in fields.items()
-    }
-    row = _object(fields, required, example=example)
-    columns = _object(lists, required)
-    ref = {"$ref": "#/components/schemas/Row"}
-    rows = {"type": "array", "items": ref, "minItems": 1, "maxItems": rows_max}
-    tensor = _object(
-        {
-            "name": {"type": "string"},
-            "datatype": {"type": "string"},
-            "shape": {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
-            "data": {"type": "array"},
-        },
-        ["name", "datatype", "shape", "data"],
-        closed=False,
-    )
-    return {
-        "Row": row,
-        "Columns": columns,
-        "PredictRequest": {
-            "oneOf": [
-                _object({"instances": rows}, ["instances"]),
-                _object({"inputs": {"$ref": "#/components/schemas/Columns"}}, ["inputs"]),
-            ],
-            "examples": [{"instances": [example]}],
-        },
-        "Prediction": _prediction(schema, extras),
-        "PredictResponse": _object(
-            {
-                "model_name": {"const": model},
-                "model_version": {"type": "integer"},
-                "predictions": {
-                    "type": "array",
-                    "items": {"$ref": "#/components/schemas/Prediction"},
-                },
-            },
-            ["model_name", "model_version", "predictions"],
-            closed=False,
-        ),
-        "Feedback": {"oneOf": [_labels(schema, rows_max), _label(schema)]},
-        "Acknowledged": _object({"acknowledged": {"type": "integer"}}, ["acknowledged"]),
-        "Tensor": tensor,
-        "InferRequest": _object(
-            {
-                "id": {"type": "string"},
-                "inputs": {
-                    "type": "array",
-                    "items": {"$ref": "#/components/schemas/Tensor"},
-                    "minItems": 1,
-                },
-                "outputs": {
-                    "type": "array",
-                    "items": _object(
-                        {"name": {"enum": [*OUTPUTS, *OUTPUTS_BESIDE]}}, ["name"], closed=False
-                    ),
-                },
-            },
-            ["inputs"],
-            closed=False,
-        ),
-        "InferReply": _object(
-            {
-                "model_name": {"const": model},
-                "model_version": {"type": "string"},
-                "id": {"type": "string"},
-                "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
-            },
-            ["model_name", "model_version", "outputs"],
-            closed=False,
-        ),
-        "Error": _object(
-            {
-                "error": {"type": "string"},
-                "fields": {
-                    "type": "array",
-                    "items": _object(
-                        {"field": {"type": "string"}, "problem": {"type": "string"}},
-                        ["field", "problem"],
-                    ),
-                },
-                "type": {"type": "string", "description": "The kind of error."},
-                "request_id": {"type": "string"},
-            },
-            ["error"],
-            closed=False,
-        ),
-    }
-
-
-def _field(column: Column) -> dict[str, Any]:
-    return dict(_NUMBER if column.kind == "number" else _CATEGORY)
-
-
-def _object(
-    properties: Mapping[str, Any],
-    required: list[str],
-    *,
-    closed: bool = True,
-    example: Any = None,
-) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "type": "object",
-        "properties": dict(properties),
-        "required": required,
-    }
-    if closed:
-        value["additionalProperties"] = False
-    if example is not None:
-        value["examples"] = [example]
-    return value
-
-
-def _prediction(schema: Schema, extras: tuple[str, ...]) -> dict[str, Any]:
-    share = {"type": "number", "minimum": 0, "maximum": 1}
-    decision: dict[str, Any] = {"enum": list(schema.classes)}
-    score: dict[str, Any] = share
-    if schema.task == "multiclass":
-        score = _object(dict.fromkeys(schema.classes, share), list(schema.classes))
-    elif schema.task == "regression":
-        score = decision = {"type": "number"}
-    # absent where another version answered a row
-    beside: dict[str, Any] = {}
-    if UNCERTAINTY in extras:
-        what = "How far the model's members are apart in the score, as a standard deviation."
-        beside["uncertainty"] = {"type": "number", "minimum": 0, "description": what}
-    levels = quantiles_among(extras)
-    if levels:
-        what = "Forecast values by quantile: the truth lies below the value so often."
-        values = {level: {"type": "number"} for level in levels}
-        beside["quantiles"] = {**_object(values, list(levels)), "description": what}
-    return _object(
-        {
-            "prediction_id": {"type": "string"},
-            "score": score,
-            "decision": decision,
-            "model_version": {"type": "integer"},
-            "served_by": {"enum": ["champion", "challenger", "pinned"]},
-            **beside,
-        },
-        ["prediction_id", "score", "decision", "model_version", "served_by"],
-        closed=False,
-    )
-
-
-def _label(schema: Schema) -> dict[str, Any]:
-    value: dict[str, Any] = {"type": "number"}
-    if schema.task != "regression":
-        value = {"type": ["string", "integer", "boolean", "number"]}
-        value["description"] = f"One of {', '.join(schema.classes)}."
-        value["examples"] = [schema.classes[-1]]
-    fields = {
-        "prediction_id": {"type": "string", "minLength": 1, "maxLength": 200},
-        "label": value,
-        "at": dict(_TIME),
-    }
-    return _object(fields, ["prediction_id", "label"])
-
-
-def _labels(schema: Schema, labels_max: int) -> dict[str, Any]:
-    items = {"type": "array", "items": _label(schema), "minItems": 1, "maxItems": labels_max}
-    return _object({"labels": items}, ["labels"])

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from hapredict.errors import ClusterUnavailable, NotFound
 from hapredict.registry.store import open_store
+from hapredict.serving import fast_http
 from hapredict.serving.asgi import App
+from hapredict.serving.inference_service import (
+    OpenInference,
+    add_to_local_server,
+    add_to_server,
+)
 from hapredict.serving.replica import Replica
 from hapredict.spec import Spec, build_spec
 
@@ -26,8 +32,8 @@ QUIET = LoggingConfig(enable_access_log=False, log_level="ERROR")
 
 
 @serve.ingress()
-class ModelReplica:
-    """One replica of one model: HTTP by the ASGI app, `predict` by a Serve handle."""
+class ModelReplica(OpenInference):
+    """One replica of one model: HTTP by the ASGI app, gRPC, and `predict` by a Serve handle."""
 
     def __init__(self, raw_spec: dict[str, Any], store_url: str, home: str) -> None:
         spec = build_spec(raw_spec)
@@ -37,6 +43,8 @@ class ModelReplica:
             open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
         )
         self._app = App(self._replica, clock=time.time)
+        self._data_plane = _data_plane(self._app, spec)
+        super().__init__(self._app)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._app
@@ -49,13 +57,28 @@ class ModelReplica:
 
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
-        return {**self._replica.detail(), "pid": os.getpid()}
+        return {**self._replica.detail(), "pid": os.getpid(), "data_plane": self._data_plane}
 
 
-def start_serve(port: int, host: str = "127.0.0.1") -> None:
-    """Start Serve's controller and ingress, unless they run."""
+def _data_plane(app: App, spec: Spec) -> str:
+    """Take up the data plane that the spec asks for, if that can be; what it is, and why.
+
+    Serve starts this replica's HTTP server after the constructor, and in the same event loop.
+    """
+    if spec.serving.data_plane == "standard":
+        return "standard"
+    reason = fast_http.install(app, f"/{spec.name}")
+    return f"standard, as {reason}" if reason else "fast"
+
+
+def start_serve(port: int, grpc_port: int, host: str = "127.0.0.1") -> None:
+    """Start Serve's controller and ingress for HTTP and gRPC, unless they run."""
+    add = add_to_local_server if host == "127.0.0.1" else add_to_server
     serve.start(
         http_options=HTTPOptions(host=host, port=port),
+        grpc_options=gRPCOptions(
+            port=grpc_port, grpc_servicer_functions=[f"{add.__module__}.{add.__name__}"]
+        ),
         proxy_location="EveryNode",
         logging_config=QUIET,
     )

@@ -16,15 +16,18 @@ from typing import Any
 
 from hapredict.data.schema import Schema, Table
 from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
+from hapredict.features.typical import typical
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, encode_json
 from hapredict.sections import DAY_S
 from hapredict.serving.decisions import Rule
+from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, load_version, why_not_beside
+from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
 from hapredict.serving.routing import Split
-from hapredict.serving.scoring import Answer, Routes, answer
+from hapredict.serving.scoring import Answer, Routes, answer, scored
 from hapredict.spec import Spec
 
 __all__ = ["Answer", "Label", "Replica", "refused_path"]
@@ -105,6 +108,13 @@ class Replica:
         """The champion's number. Raises TemporaryError if there is none yet."""
         return self._serving().split.champion
 
+    def about(self, version: int | None = None) -> About:
+        """What the champion, or a loaded version, learned. Raises UnknownName, TemporaryError."""
+        routes = self._serving()
+        loaded = routes.champion if version is None else routes.loaded(version)
+        row = typical(loaded.plan, loaded.reference.bins)
+        return About(loaded.number, loaded.schema, loaded.engine.extras, loaded.plan, row)
+
     def detail(self) -> dict[str, Any]:
         """What serves and what keeps it from serving better, as JSON values."""
         routes, entry = self._routes, self._entry
@@ -149,6 +159,26 @@ class Replica:
         except TemporaryError as error:
             self._fault(str(error))
             raise
+
+    def explain(
+        self, table: Table, *, version: int | None = None, baseline: Baseline = "typical"
+    ) -> Effects:
+        """What each field does to the scores of a few rows; see `explain.py` for what that means.
+
+        By the champion or a loaded version, whoever would answer the row. Nothing is recorded: an
+        explanation is no prediction. Raises UnknownName, TemporaryError.
+        """
+        routes = self._serving()
+        loaded = routes.champion if version is None else routes.loaded(version)
+        return effects_of(
+            lambda rows: scored(loaded, rows).scores,
+            table,
+            loaded.schema,
+            typical(loaded.plan, loaded.reference.bins),
+            version=loaded.number,
+            baseline=baseline,
+            rule=routes.rule,
+        )
 
     def after(self, answer: Answer) -> None:
         """Record an answer, once it is written. What it costs is paid by the next `tick`."""

@@ -15,12 +15,9 @@ from hapredict.errors import (
     TimedOut,
     UnknownName,
 )
-from hapredict.serving.batching import Part
+from hapredict.serving.answers import JSON, Headers, Part
 
-JSON = b"application/json"
 _encode = msgspec.json.Encoder().encode
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -57,6 +57,13 @@ class Routes:
     def champion(self) -> Loaded:
         return self.versions[self.split.champion]
 
+    def loaded(self, number: int) -> Loaded:
+        """The version with that number. Raises UnknownName if it is not loaded."""
+        if number not in self.versions:
+            known = tuple(str(known) for known in sorted(self.versions))
+            raise UnknownName(f"loaded version of model {self.model!r}", str(number), known)
+        return self.versions[number]
+
     def differs(self, other: "Routes") -> bool:
         """Whether a request or the journal could see a difference."""
         mine, theirs = (
@@ -109,15 +116,12 @@ def answer(
     ids = _ids(event_s, stem)
     split = routes.split
     if version is not None:
-        if version not in routes.versions:
-            known = tuple(str(number) for number in sorted(routes.versions))
-            raise UnknownName(f"loaded version of model {routes.model!r}", str(version), known)
-        found = _scored(routes.versions[version], table)
+        found = scored(routes.loaded(version), table)
         versions, served_by = np.full(rows, version, np.int64), (PINNED,) * rows
     else:
         chosen = _chosen(routes, table, ids)
         mixed = _challenged(routes, table, chosen, fault) if chosen is not None else None
-        found = mixed or _scored(routes.champion, table)
+        found = mixed or scored(routes.champion, table)
         if chosen is None or mixed is None:
             versions, served_by = np.full(rows, split.champion, np.int64), ("champion",) * rows
         else:
@@ -218,7 +222,7 @@ def _chosen(routes: Routes, table: Table, ids: tuple[str, ...]) -> NDArray[np.bo
     return chosen if chosen.any() else None
 
 
-class _Scored(NamedTuple):
+class Scored(NamedTuple):
     """What versions say about some rows; the fields are those of Answer."""
 
     schema: Schema
@@ -230,17 +234,17 @@ class _Scored(NamedTuple):
 
 def _challenged(
     routes: Routes, table: Table, chosen: NDArray[np.bool_], fault: Fault
-) -> _Scored | None:
+) -> Scored | None:
     """What is said where the challenger answers `chosen`; None if it fails."""
     challenger = routes.versions[routes.split.challenger or 0]
     try:
-        theirs = _scored(challenger, take(table, chosen))
+        theirs = scored(challenger, take(table, chosen))
     except TemporaryError as error:
         fault(str(error))
         return None
     if chosen.all():
         return theirs
-    ours = _scored(routes.champion, take(table, ~chosen))
+    ours = scored(routes.champion, take(table, ~chosen))
     parts = ((chosen, theirs), (~chosen, ours))
     extra_names = tuple(dict.fromkeys((*ours.extra_names, *theirs.extra_names)))
     extras = _joined_extras(parts, extra_names) if extra_names else None
@@ -248,7 +252,7 @@ def _challenged(
         scores = np.empty((len(chosen), ours.scores.shape[1]), np.float32)
         for rows, part in parts:
             scores[rows] = part.scores
-        return _Scored(ours.schema, scores, extras, extra_names)
+        return Scored(ours.schema, scores, extras, extra_names)
     # one of the two has seen a class that the other does not know: to that one it is impossible
     classes = tuple(sorted({*ours.schema.classes, *theirs.schema.classes}))
     scores = np.zeros((len(chosen), len(classes)), np.float32)
@@ -258,11 +262,11 @@ def _challenged(
         places = np.array([classes.index(name) for name in part.schema.classes])
         scores[np.flatnonzero(rows)[:, None], places] = part.scores
         own[rows, : part.scores.shape[1]] = part.scores
-    return _Scored(replace(ours.schema, classes=classes), scores, extras, extra_names, own)
+    return Scored(replace(ours.schema, classes=classes), scores, extras, extra_names, own)
 
 
 def _joined_extras(
-    parts: Sequence[tuple[NDArray[np.bool_], _Scored]], names: tuple[str, ...]
+    parts: Sequence[tuple[NDArray[np.bool_], Scored]], names: tuple[str, ...]
 ) -> NDArray[np.float32]:
     """The parts' extras by name, [rows, len(names)]."""
     joined = np.full((len(parts[0][0]), len(names)), np.nan, np.float32)
@@ -273,7 +277,7 @@ def _joined_extras(
     return joined
 
 
-def _scored(loaded: Loaded, table: Table) -> _Scored:
+def scored(loaded: Loaded, table: Table) -> Scored:
     """Finite scores. Raises TemporaryError: another replica, or version, may do better."""
     try:
         scores, extras = loaded.answer(table)
@@ -282,7 +286,7 @@ def _scored(loaded: Loaded, table: Table) -> _Scored:
         raise TemporaryError(what) from error
     if not np.isfinite(scores).all():
         raise TemporaryError(f"v{loaded.number} gave a score that is not a number")
-    return _Scored(loaded.schema, scores, extras, loaded.engine.extras)
+    return Scored(loaded.schema, scores, extras, loaded.engine.extras)
 
 
 def _others(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from hapredict.serving.exchange import Receive, Send
 from hapredict.spec import Spec
 
 TICK_S = 0.05
@@ -37,6 +38,8 @@ class Upkeep:
     def __init__(self, replica: Kept, *, tick_s: float = TICK_S) -> None:
         self._replica = replica
         self._tick_s = tick_s
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop of `run`."""
         self._stop = asyncio.Event()
         self._done: asyncio.Event | None = None
         self._closed = asyncio.Event()
@@ -55,6 +58,7 @@ class Upkeep:
             await self._done.wait()
             return
         self._done = asyncio.Event()
+        self.loop = asyncio.get_running_loop()
         replica = self._replica
         loops = (
             self._loop("refresh", replica.refresh, self._poll_s),
@@ -81,6 +85,21 @@ class Upkeep:
             await self._attempt(name, getattr(self._replica, name))
         self._threads.shutdown(wait=False)
         self._closed.set()
+
+    async def follow(self, receive: Receive, send: Send) -> None:
+        """Starts and ends with an ASGI server that speaks `lifespan`."""
+        running: asyncio.Task[None] | None = None
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                running = asyncio.create_task(self.run())
+            elif message["type"] == "lifespan.shutdown":
+                await self.close()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                if running is not None:
+                    await running
+                return
 
     def _poll_s(self) -> float:
         return self._replica.spec.serving.catalog_poll_s if self._replica.ready else 0.1

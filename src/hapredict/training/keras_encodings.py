@@ -84,21 +84,18 @@ class PiecewiseLinear(layers.Layer):
         return {**super().get_config(), "edges": self.edges}
 
     def to_onnx(self, graph: Any, inputs: list[str]) -> str:
-        """The same arithmetic in the same order."""
-        count = len(self.edges)
-        values = graph.node("Gather", [inputs[0], graph.integers(range(count))], axis=1)
-        missing = graph.node("Gather", [inputs[0], graph.integers(range(count, 2 * count))], axis=1)
-        present = graph.node("Sub", [graph.floats([1.0]), missing])
-        column = graph.integers(self.column)
-        bins = graph.node("Gather", [values, column], axis=1)
-        bins = graph.node("Sub", [bins, graph.floats(self.low)])
-        bins = graph.node("Mul", [bins, graph.floats(self.inverse)])
-        bins = graph.node("Max", [bins, graph.floats(self.floor)])
-        bins = graph.node("Min", [bins, graph.floats(self.ceiling)])
-        bins = graph.node("Mul", [bins, graph.node("Gather", [present, column], axis=1)])
-        limits = [graph.scalar(-_VALUE_MAX), graph.scalar(_VALUE_MAX)]
-        values = graph.node("Mul", [graph.node("Clip", [values, *limits]), present])
-        return str(graph.node("Concat", [bins, values, missing], axis=1))
+        """The same arithmetic in the same order.
+
+        A missing number comes as 0, so its first edge is just added to it. Columns are copied by a
+        product here too: ONNX Runtime's gather takes ten times as long.
+        """
+        filled, values, missing = np.split(self._choice, 3)
+        copies = np.concatenate([filled + values, missing + filled * self.first[:, None]])
+        x = graph.node("MatMul", [inputs[0], graph.floats(copies)])
+        x = graph.node("Sub", [x, graph.floats(self._low)])
+        x = graph.node("Mul", [x, graph.floats(self._inverse)])
+        x = graph.node("Max", [x, graph.floats(self._floor)])
+        return str(graph.node("Min", [x, graph.floats(self._ceiling)]))
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -154,8 +151,11 @@ class CategoryCodes(layers.Layer):
         """One comparison for all one-hot units, one look-up a learned table."""
         parts = []
         if self.one_hot:
-            chosen = graph.node("Gather", [inputs[0], graph.integers(self.column)], axis=1)
-            equal = graph.node("Equal", [chosen, graph.integers(self.code, np.int32)])
+            # a product copies columns many times faster than ONNX Runtime's gather
+            copies = np.eye(len(self.levels), dtype=np.float32)[:, self.column]
+            codes = graph.node("Cast", [inputs[0]], to=graph.FLOAT)
+            chosen = graph.node("MatMul", [codes, graph.floats(copies)])
+            equal = graph.node("Equal", [chosen, graph.floats(self.code)])
             parts.append(graph.node("Cast", [equal], to=graph.FLOAT))
         for place, table in zip(self.embedded, self.tables, strict=True):
             code = graph.node("Gather", [inputs[0], graph.integer(place)], axis=1)

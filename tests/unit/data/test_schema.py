@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays, from_dtype
 
 from hapredict.data.schema import ABSENT, Column, Schema, columns_of, concat, rows_of, take
 from hapredict.errors import BadRequest, DataError, SchemaMismatch
@@ -130,6 +131,59 @@ def test_arrays_are_taken_like_lists():
     table = SCHEMA.table(request(distance=np.array([1, 2]), 收入=(3, 4)))
     assert table["distance"].tolist() == [1.0, 2.0]
     assert table["收入"].tolist() == [3.0, 4.0]
+
+
+KINDS = {
+    "distance": "bhilBHILefd",
+    "性别": "?bhilBHILefd",
+    "at": "bhilBHILefd",
+    "order": "bhilBHIL",
+}
+
+
+@given(st.data(), st.sampled_from(sorted(KINDS)))
+def test_an_array_is_read_as_the_list_of_its_values(data, name):
+    kind = np.dtype(data.draw(st.sampled_from(KINDS[name])))
+    values = data.draw(arrays(kind, 2, elements=from_dtype(kind)))
+    plain = [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
+    outcomes = []
+    for column in (values, plain):
+        try:
+            outcomes.append(SCHEMA.table(request(**{name: column})))
+        except SchemaMismatch as refused:
+            outcomes.append(str(refused))
+    by_array, by_list = outcomes
+    if isinstance(by_array, str):
+        assert by_array == by_list
+    else:
+        assert by_array.keys() == by_list.keys()
+        for column in by_array:
+            np.testing.assert_array_equal(by_array[column], by_list[column])
+            assert by_array[column].dtype == by_list[column].dtype
+
+
+def test_arrays_of_all_fields_are_read_wherever_a_field_stands():
+    fields = (Column("a", "category"), Column("b", "number"), Column("c", "category"))
+    schema = Schema((*fields, Column("d", "number")), "y", "regression", time="t", id="i")
+    columns = {name: np.array([3, 4], np.int32) for name in "abcdti"}
+    table = schema.table(columns, time_required=True)
+    for name in "abcdti":
+        assert table[name].tolist() == (["3", "4"] if name in "aci" else [3.0, 4.0])
+
+
+def test_nan_in_an_array_is_missing_and_infinity_is_told_with_its_row():
+    table = SCHEMA.table(request(distance=np.array([1, np.nan], np.float32)))
+    assert np.isnan(table["distance"]).tolist() == [False, True]
+    told = problems(request(distance=np.array([np.nan, np.inf])))
+    assert told == {"rows[1].distance": "is not a finite number; send null if it is unknown"}
+    assert list(problems(request(收入=np.array([True, False])))) == ["rows[0].收入", "rows[1].收入"]
+
+
+def test_an_array_is_as_long_as_the_others_has_one_dimension_and_every_time():
+    assert list(problems(request(distance=np.array([1.0])))) == ["收入", "性别"]
+    assert "rows[0].distance" in problems(request(distance=np.ones((2, 1))))
+    assert list(problems(request(at=np.array([5, np.nan])), time_required=True)) == ["rows[1].at"]
+    assert list(problems(request(distance=np.ones(2)), time_required=True)) == ["at"]
 
 
 def test_whole_numbers_beyond_a_floats_precision_are_taken():

@@ -16,6 +16,7 @@ from hapredict.errors import (
     UnknownName,
 )
 from hapredict.serving.asgi import App
+from hapredict.serving.v2 import JSON_LENGTH, V2Binary
 from tests.support.bundles import columns_of, rows_as_json, spec_of
 from tests.support.serving import Clock, FakeReplica, ask, not_ready
 
@@ -76,6 +77,20 @@ def test_columns_and_tensors_get_the_same_scores(app):
     score = next(tensor for tensor in reply["outputs"] if tensor["name"] == "score")
     assert [row["score"] for row in rows] == [row["score"] for row in by_columns] == score["data"]
     assert reply["id"] == "7"
+
+
+def test_tensors_as_bytes_get_the_same_scores_as_bytes(app):
+    sent = V2Binary.encode_request(columns_of(3))
+    headers = {key.decode(): value.decode() for key, value in sent.headers}
+    got = _ask(app, "POST", "/v2/models/orders/infer", sent.body, headers=headers)
+    assert (got.status, got.headers["content-type"]) == (200, "application/octet-stream")
+    assert int(got.headers["content-length"]) == len(got.body)
+    assert got.headers["x-model-version"] == "1"
+    length = int(got.headers["inference-header-content-length"])
+    assert all("data" not in tensor for tensor in json.loads(got.body[:length])["outputs"])
+    reply = V2Binary.decode_response(got.body, {JSON_LENGTH: b"%d" % length})
+    rows = _ask(app, "POST", PREDICT, {"inputs": columns_of(3)}).json["predictions"]
+    assert [one.score for one in reply.predictions] == [row["score"] for row in rows]
 
 
 def test_a_version_can_be_asked_for_by_number(app):
@@ -235,7 +250,7 @@ def test_a_body_may_come_in_pieces(app):
 @pytest.mark.parametrize(
     "headers", [{"Content-Encoding": "gzip"}, {"Inference-Header-Content-Length": "10"}]
 )
-def test_encoded_and_binary_bodies_are_refused(app, headers):
+def test_encoded_bodies_and_binary_rows_are_refused(app, headers):
     assert _ask(app, "POST", PREDICT, _rows(), headers=headers).status == 415
     assert _ask(app, "POST", PREDICT, _rows(), headers={"Content-Encoding": "identity"}).json
 

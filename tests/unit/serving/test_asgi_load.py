@@ -46,7 +46,8 @@ def test_what_cannot_be_grouped_is_answered_by_itself():
     pinned = ask(
         app, "POST", "/v1/models/orders/versions/2:predict", {"instances": rows_as_json(1)}
     )
-    bare = _predict(app, rows_as_json(1, extras=False))
+    columns = {name: [value] for name, value in rows_as_json(1)[0].items()}
+    bare = ask(app, "POST", "/v1/models/orders:predict", {"inputs": columns})
     first, second, third, fourth = together(
         _predict(app, rows_as_json(1)), pinned, bare, _predict(app, rows_as_json(1))
     )

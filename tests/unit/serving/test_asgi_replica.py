@@ -112,6 +112,44 @@ def test_a_canary_answers_its_share_and_says_so(app, replica, store):
     assert _ask(app, "GET", f"/v2/models/{MODEL}/versions/3").status == 404
 
 
+def test_metadata_of_a_version_are_its_own(store, replica, app):
+    publish_linear(store, schema=schema_of(("a", "b", "c"), "multiclass"))
+    publish_linear(store, schema=schema_of(("a", "b", "c", "d"), "multiclass"))
+    change(store, catalog.shadow, 2, 10.0)
+    replica.refresh()
+    for version, classes in (("", 3), ("/versions/1", 3), ("/versions/2", 4)):
+        told = _ask(app, "GET", f"/v2/models/{MODEL}{version}").json
+        assert told["versions"] == ["1", "2"]
+        score = told["outputs"][0]
+        assert (score["shape"], len(score["parameters"]["classes"])) == ([-1, classes], classes)
+
+
+def test_the_status_of_versions_is_that_of_tensorflow_serving(store, replica, app):
+    publish_linear(store)
+    publish_linear(store, weights={"distance": 3.0})
+    change(store, catalog.shadow, 2, 10.0)
+    replica.refresh()
+    ok = {"state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    both = _ask(app, "GET", f"/v1/models/{MODEL}").json["model_version_status"]
+    assert both == [{"version": "1", **ok}, {"version": "2", **ok}]
+    one = _ask(app, "GET", f"/v1/models/{MODEL}/versions/2").json
+    assert one["model_version_status"] == [{"version": "2", **ok}]
+    missing = _ask(app, "GET", f"/v1/models/{MODEL}/versions/7")
+    assert missing.status == 404
+    assert "known: 1, 2" in missing.json["error"]
+    assert _ask(app, "GET", "/v1/models").json == {"models": [MODEL]}
+    assert _ask(app, "GET", "/v2").json["extensions"] == ["binary_tensor_data"]
+
+
+def test_a_time_that_the_clock_runs_on_is_no_optional_tensor(store, tmp_path):
+    publish_linear(store, spec=spec_of(monitoring={"clock": "event"}))
+    replica = Replica(store, MODEL, "r1", tmp_path, Clock(START_S))
+    replica.refresh()
+    told = _ask(App(replica, clock=Clock(START_S)), "GET", f"/v2/models/{MODEL}").json["inputs"]
+    optional = {tensor["name"] for tensor in told if "parameters" in tensor}
+    assert optional == {"order"}
+
+
 def test_labels_are_in_the_journal_when_they_are_acknowledged(app, replica, store):
     publish_linear(store)
     replica.refresh()

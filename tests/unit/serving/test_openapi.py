@@ -21,10 +21,9 @@ def schema(request):
     return schema_of(TASKS[request.param], request.param)
 
 
-def _document(schema, **options):
-    return document(
-        "orders", schema, **{"version": 3, "time_required": False, "rows_max": 10, **options}
-    )
+def _document(schema, extras=(), **options):
+    about = FakeReplica(schema=schema, extras=extras).about()
+    return document("orders", about, **{"time_required": False, "rows_max": 10, **options})
 
 
 def _checker(described, name):
@@ -59,6 +58,48 @@ def test_every_example_fits_its_shape(schema):
     for name, shape in described["components"]["schemas"].items():
         for example in shape.get("examples", ()):
             _checker(described, name).validate(example)
+
+
+def test_every_example_of_a_request_is_answered(schema):
+    app = App(FakeReplica(schema=schema), clock=Clock())
+    described = asyncio.run(ask(app, "GET", "/openapi.json")).json
+    asked = 0
+    for path, item in described["paths"].items():
+        if "post" in item:
+            request, response = _body_of(described, path)
+            for body in described["components"]["schemas"][request]["examples"]:
+                got = asyncio.run(ask(app, "POST", path.replace("{version}", "2"), body))
+                assert got.status == 200, (path, body, got.body)
+                _checker(described, response).validate(got.json)
+                asked += 1
+    assert asked == 14
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [
+        (("no", "yes"), ["no", "yes"]),
+        (("0", "1"), ["0", "1", 0, 1, True, False]),
+        (("false", "true"), ["false", "true", False, True, 0, 1]),
+        (("1.5", "x"), ["1.5", "x", 1.5]),
+    ],
+)
+def test_labels_are_told_in_each_form_that_is_taken(classes, labels):
+    schema = schema_of(classes)
+    feedback = _document(schema)["components"]["schemas"]["Feedback"]
+    told = feedback["oneOf"][1]["properties"]["label"]["enum"]
+    assert [(type(label), label) for label in told] == [(type(label), label) for label in labels]
+    for label in told:
+        schema.label_of(label)
+
+
+def test_fields_say_what_the_model_has_learned_from(schema):
+    fields = _document(schema)["components"]["schemas"]["Row"]["properties"]
+    assert re.fullmatch(
+        r"The model has learned from \d+ to \d+\.", fields["distance"]["description"]
+    )
+    assert "UA" in fields["carrier"]["description"]
+    assert fields["carrier"]["examples"][0] in ("UA", "AA", "DL", "B6")
 
 
 def test_fields_have_their_real_names_and_may_be_null(schema):
@@ -103,7 +144,7 @@ def test_what_the_app_takes_and_answers_is_what_the_document_says(schema, extras
         {"name": name, "datatype": "FP64" if place < 2 else "BYTES", "shape": [1], "data": [None]}
         for place, name in enumerate(("收入", "distance", "性别", "carrier"))
     ]
-    label = {"prediction_id": "p", "label": 1 if schema.task == "regression" else "a"}
+    label = {"prediction_id": "p", "label": (*schema.classes, 1)[0]}
     for path, body, status in (
         (PREDICT, {"instances": rows_as_json(3)}, 200),
         (
@@ -134,6 +175,10 @@ def test_every_path_of_the_document_is_served(schema):
             served = path.replace("{version}", "1")
             got = asyncio.run(ask(app, verb.upper(), served, b"{}"))
             assert got.status in (200, 400), (verb, path)
+            if verb == "get" and "application/json" in item[verb]["responses"]["200"]["content"]:
+                content = item[verb]["responses"]["200"]["content"]["application/json"]
+                name = content["schema"]["$ref"].rsplit("/", 1)[-1]
+                _checker(_document(schema), name).validate(got.json)
 
 
 def test_the_page_shows_every_operation_and_loads_nothing(schema):
