@@ -14,7 +14,9 @@ from hapredict.training.feed import Resident, plan_windows
 from hapredict.training.finish import Finish
 from hapredict.training.fitted import State, pack_arrays, unpack_arrays
 from hapredict.training.keras_export import logits
+from hapredict.training.keras_families import build
 from hapredict.training.keras_fit import cut_batches, fit
+from hapredict.training.keras_step import Stepper
 from hapredict.training.metrics import constant_scores, evaluate, losses
 from hapredict.training.network import Examples
 from tests.support.learnable import SPEC, learnable, split
@@ -122,6 +124,64 @@ def test_a_fit_that_resumes_after_any_epoch_ends_in_the_same_bits():
         assert resumed.best_epoch == whole.best_epoch
         assert len(resumed.history) == len(whole.history)
         assert len(later) == SPEC.epochs_max - done
+
+
+def standard(shape, examples):
+    return (examples.labels - shape.label_mean) / np.float32(shape.label_scale)
+
+
+def stepped(shape, spec, examples, shares, at_once):
+    """A network after as many steps as there are shares, at once or one a call."""
+    stepper = Stepper(build(shape, spec), shape, spec, reduce=None, workers=1, micro_batches=1)
+    data = (examples.numbers, examples.categories, standard(shape, examples))
+    steps, after = len(shares), []
+    index = np.arange(examples.rows, dtype=np.int32).reshape(steps, -1)
+    weight = np.full(index.shape, 1 / index.shape[1], np.float32)
+    chance, rates = np.zeros((steps, 2), np.int64), np.full(steps, 0.01)
+    each = steps if at_once else 1
+    for first in range(0, steps, each):
+        now = slice(first, first + each)
+        stepper.run(
+            data, (index[now], weight[now]), chance[now], rates[now], shares[now], first_step=first
+        )
+        after.append(np.concatenate([part.ravel() for part in stepper.weights()]))
+    return stepper, after, stepper.judged(data, np.ones(examples.rows, np.float32))
+
+
+def test_the_mean_holds_the_weights_after_each_step_by_their_shares():
+    shape, examples = learnable("regression", rows=96)
+    shares = np.array([1.0, 0.5, 0.5, 0.25, 0.0, 0.75])
+    once, _, _ = stepped(shape, SPEC, examples, shares, at_once=True)
+    _, after, _ = stepped(shape, SPEC, examples, shares, at_once=False)
+    mean = np.zeros_like(after[0])
+    for share, weights in zip(shares, after, strict=True):
+        mean += share * (weights - mean)
+    np.testing.assert_allclose(once.memory()[2], mean, atol=1e-6)
+
+
+def test_the_last_weights_or_their_mean_are_kept_whichever_judges_lower():
+    shape, examples = learnable("regression", rows=96)
+    last = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    first = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    _, after, (low, found) = stepped(shape, SPEC, examples, last, at_once=True)
+    _, _, (lower, kept) = stepped(shape, SPEC, examples, first, at_once=True)
+    assert lower == low  # six steps beat one
+    assert [part.tolist() for part in kept] == [part.tolist() for part in found]
+    untrained, _, (high, _) = stepped(shape, SPEC, examples, last[:1], at_once=True)
+    untrained.restore((*untrained.memory()[:2], after[0]))
+    data = (examples.numbers, examples.categories, standard(shape, examples))
+    mean_loss, mean = untrained.judged(data, np.ones(examples.rows, np.float32))
+    assert mean_loss == pytest.approx(low)
+    assert mean_loss < high
+    assert np.concatenate([part.ravel() for part in mean]).tolist() == after[0].tolist()
+
+
+def test_a_network_with_statistics_of_its_own_is_kept_as_it_is():
+    shape, examples = learnable()
+    spec = SPEC.model_copy(update={"family": "tests.support.families:deep"})
+    found, reports = fitted(shape, spec, *split(examples))
+    state = State.from_bytes(reports[found.best_epoch - 1].checkpoint)
+    assert found.weights == pack_arrays(state.weights)
 
 
 def test_three_workers_end_where_one_does():

@@ -32,7 +32,7 @@ from hapredict.training.fitted import (
 from hapredict.training.keras_families import build
 from hapredict.training.keras_step import Reduce, Stepper
 from hapredict.training.network import Examples, NetworkShape
-from hapredict.training.rules import explodes, settle, what_to_learn
+from hapredict.training.rules import explodes, mean_shares, settle, what_to_learn
 
 __all__ = ["EpochReport", "Fitted", "cut_batches", "fit", "join_workers", "use_threads"]
 
@@ -58,6 +58,9 @@ def fit(
 ) -> Fitted:
     """The weights of the epoch with the lowest validation loss, out of `spec.epochs_max`.
 
+    They are those of its last step, or their mean over about an epoch (`rules.mean_shares`),
+    whichever has the lower loss.
+
     Each of `workers` calls this with the same arguments but its own `rank` and a `reduce` that adds
     up their vectors. A worker takes its part of a batch in `micro_batches` parts one after the
     other, which needs less memory. `on_epoch` gets a report after each epoch, with a checkpoint on
@@ -69,7 +72,7 @@ def fit(
     another task.
     """
     spec = settle(spec, train.rows)
-    task = {"shape": shape.to_json(), "spec": what_to_learn(spec)}
+    task = {"shape": shape.to_json(), "spec": what_to_learn(spec), "state": Stepper.KEEPS}
     state = State.begin(task, train.rows, validation.rows, resume)
     tf.config.experimental.enable_op_determinism()
     # a GPU would round float32 to 10 bits, and an export could not be compared with it
@@ -98,7 +101,8 @@ def fit(
             numbers = done + np.arange(len(rows), dtype=np.int64)
             chance = _chance(spec.seed, numbers, rank, workers)
             rates = rate * (1 + np.cos(np.pi * numbers / (epochs * steps))) / 2
-            losses = stepper.run(data.of(window), (index, weight), chance, rates, done)
+            shares = mean_shares(numbers, steps)
+            losses = stepper.run(data.of(window), (index, weight), chance, rates, shares, done)
             fault = np.flatnonzero(~np.isfinite(losses))
             if len(fault):
                 step = int(fault[0])
@@ -110,7 +114,8 @@ def fit(
                 return _stopped(state, why)
             total += float(losses @ rows)
             done += len(rows)
-        loss, validation_loss = total / train.rows, stepper.loss(judged, judged_weights)
+        loss = total / train.rows
+        validation_loss, found = stepper.judged(judged, judged_weights)
         if not isfinite(validation_loss) or explodes(loss, [line.loss for line in state.history]):
             why = (
                 f"the loss of epoch {epoch} is {loss:.3g}, on validation rows "
@@ -120,7 +125,7 @@ def fit(
             return _stopped(state, why)
         speed = train.rows / (time.perf_counter() - started_s)
         report = EpochReport(epoch, loss, validation_loss, speed, None, epochs)
-        state = _advanced(state, report, stepper)
+        state = _advanced(state, report, stepper, found)
         saved = state.to_bytes() if rank == 0 else None
         on_epoch(EpochReport(epoch, loss, validation_loss, speed, saved, epochs))
     return state.fitted()
@@ -237,8 +242,9 @@ def _chance(seed: int, steps: NDArray[np.int64], rank: int, workers: int) -> NDA
     return np.stack([np.full(len(steps), seed * 1_000_003), counter], axis=1) & 0x7FFF_FFFF
 
 
-def _advanced(state: State, report: EpochReport, stepper: Stepper) -> State:
-    weights = stepper.weights()
+def _advanced(
+    state: State, report: EpochReport, stepper: Stepper, found: tuple[NDArray[Any], ...]
+) -> State:
     better = report.validation_loss < state.best_loss
     return State(
         run=state.run,
@@ -246,9 +252,9 @@ def _advanced(state: State, report: EpochReport, stepper: Stepper) -> State:
         best_epoch=report.epoch if better else state.best_epoch,
         best_loss=report.validation_loss if better else state.best_loss,
         history=(*state.history, without_checkpoint(report)),
-        weights=weights,
-        optimizer=stepper.moments(),
-        best=weights if better else state.best,
+        weights=stepper.weights(),
+        optimizer=stepper.memory(),
+        best=found if better else state.best,
     )
 
 

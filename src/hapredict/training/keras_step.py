@@ -29,7 +29,15 @@ _VALIDATION_ROWS = 8192
 
 
 class Stepper:
-    """A network under training: its weights as one vector, and AdamW's two moments of it."""
+    """A network under training: its weights as one vector, AdamW's two moments, and a mean.
+
+    The mean is that of the weights over the last steps. Training goes on from the weights; what is
+    kept of a pass are the weights or their mean, whichever does better on the rows that judge. A
+    network with statistics of its own has no mean: they belong to its last weights.
+    """
+
+    KEEPS = "adamw-mean"
+    """Names what `memory` answers, so that a checkpoint of another kind is refused."""
 
     def __init__(
         self,
@@ -56,6 +64,8 @@ class Stepper:
         first = [np.asarray(variable.value.numpy()).ravel() for variable in self._variables]
         self._theta = tf.Variable(np.concatenate(first), name="theta")
         self._moments = [tf.Variable(tf.zeros_like(self._theta)) for _ in range(2)]
+        self._mean = tf.Variable(self._theta, name="mean")
+        self._averages = len(model.non_trainable_variables) == len(self._seeds)
         # decay keeps slopes small; an offset has no reason to be small
         decays = [0.0 if "bias" in variable.name else 1.0 for variable in self._variables]
         self._decay = tf.constant(np.repeat(decays, self._sizes).astype(np.float32))
@@ -68,47 +78,60 @@ class Stepper:
         batches: tuple[NDArray[Any], NDArray[Any]],
         chance: NDArray[np.int64],
         rates: NDArray[np.float64],
+        shares: NDArray[np.float64],
         first_step: int,
     ) -> NDArray[np.float32]:
         """Trains on a window and answers the loss of each step, float32 [steps].
 
         `data` are numbers, categories and labels, `batches` index and weight [steps, local],
-        `chance` [steps, 2], `rates` [steps]; `first_step` counts the steps done before.
+        `chance` [steps, 2], `rates` [steps], `shares` [steps] of each step's weights in the mean;
+        `first_step` counts the steps done before.
         """
         steps = first_step + 1 + np.arange(len(rates))
+        shares = shares if self._averages else np.ones_like(shares)
         return np.asarray(
             self._epoch(
                 *data,
                 *batches,
                 chance,
                 rates.astype(np.float32),
+                shares.astype(np.float32),
                 (_BETA_1**steps).astype(np.float32),
                 (_BETA_2**steps).astype(np.float32),
             )
         )
 
-    def loss(self, data: Sequence[Any], weights: Any) -> float:
-        """The mean loss of rows as they are judged: members' logits averaged, no dropout."""
-        return float(self._loss(*data, weights))
+    def judged(self, data: Sequence[Any], weights: Any) -> tuple[float, tuple[NDArray[Any], ...]]:
+        """The mean loss of rows, and the weights that have it: the last ones or their mean.
+
+        The lower loss counts, or one that is no number. Members' logits are averaged.
+        """
+        kept = [self._theta, self._mean] if self._averages else [self._theta]
+        losses = [float(self._loss(each.read_value(), *data, weights)) for each in kept]
+        lowest = int(np.argmin(losses))  # the place of one that is no number, if there is one
+        return losses[lowest], self._copies(kept[lowest])
 
     def weights(self) -> tuple[NDArray[Any], ...]:
         """Copies of the model's weights, in the order of `model.weights`."""
-        parts = dict(zip(map(id, self._variables), self._parts(self._theta.numpy()), strict=True))
+        return self._copies(self._theta)
+
+    def memory(self) -> tuple[NDArray[Any], ...]:
+        """Copies of AdamW's moments and of the mean weights: what a fit needs beside `weights`."""
+        return tuple(np.array(kept.numpy()) for kept in (*self._moments, self._mean))
+
+    def restore(self, memory: Sequence[NDArray[Any]]) -> None:
+        """Takes the model's weights as they are now, and what `memory` answered."""
+        flat = [np.asarray(variable.value.numpy()).ravel() for variable in self._variables]
+        self._theta.assign(np.concatenate(flat))
+        for variable, value in zip((*self._moments, self._mean), memory, strict=True):
+            variable.assign(value)
+
+    def _copies(self, theta: Any) -> tuple[NDArray[Any], ...]:
+        parts = dict(zip(map(id, self._variables), self._parts(theta.numpy()), strict=True))
         return tuple(
             np.array(parts[id(v)] if id(v) in parts else v.value.numpy())
             for v in self.model.weights
         )
-
-    def moments(self) -> tuple[NDArray[Any], ...]:
-        """Copies of AdamW's moments."""
-        return tuple(np.array(moment.numpy()) for moment in self._moments)
-
-    def restore(self, moments: Sequence[NDArray[Any]]) -> None:
-        """Takes the model's weights as they are now, and moments that `moments` answered."""
-        flat = [np.asarray(variable.value.numpy()).ravel() for variable in self._variables]
-        self._theta.assign(np.concatenate(flat))
-        for variable, value in zip(self._moments, moments, strict=True):
-            variable.assign(value)
 
     def _parts(self, theta: Any) -> list[Any]:
         ends = np.cumsum(self._sizes)[:-1]
@@ -125,6 +148,7 @@ class Stepper:
         weights: Any,
         chance: Any,
         rates: Any,
+        shares: Any,
         powers_1: Any,
         powers_2: Any,
     ) -> Any:
@@ -158,6 +182,11 @@ class Stepper:
                 beta2=_BETA_2,
                 epsilon=_EPSILON,
                 grad=vector[:-1],
+            )
+            tf.raw_ops.ResourceApplyGradientDescent(  # in place, in one go
+                var=self._mean.handle,
+                alpha=shares[step],
+                delta=self._mean.read_value() - self._theta.read_value(),
             )
             losses = losses.write(step, vector[-1])
         return losses.stack()
@@ -214,11 +243,13 @@ class Stepper:
             if id(variable) not in seeds:
                 variable.assign(value)
 
-    def _mean_loss(self, numbers: Any, categories: Any, labels: Any, weights: Any) -> Any:
+    def _mean_loss(
+        self, theta: Any, numbers: Any, categories: Any, labels: Any, weights: Any
+    ) -> Any:
         shape = self._shape
         parts = [
             tf.reshape(part, shape)
-            for part, shape in zip(tf.split(self._theta, self._sizes), self._shapes, strict=True)
+            for part, shape in zip(tf.split(theta, self._sizes), self._shapes, strict=True)
         ]
         state = [v.value for v in self.model.non_trainable_variables]
         total, rows = tf.zeros(()), tf.shape(labels)[0]

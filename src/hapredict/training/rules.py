@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from math import ceil, inf, isfinite, log2, sqrt
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hapredict.sections import TrainingSpec
 from hapredict.training.fitted import hash_of
 
@@ -15,7 +18,11 @@ BATCH_MIN, BATCH_MAX = 128, 2048
 STEPS = 2500
 EPOCHS_MIN, EPOCHS_MAX = 8, 60
 RATE, RATE_BATCH = 4e-3, 512
+MEAN_EPOCHS = 1.0
+"""Passes that the mean of the weights reaches back."""
 EXPLOSION = 100.0
+_WARM_UP = 9.0
+"""At step t the mean is over about the last tenth of the t steps, until a pass is less."""
 
 
 def settle(spec: TrainingSpec, rows: int) -> TrainingSpec:
@@ -38,6 +45,17 @@ def settle(spec: TrainingSpec, rows: int) -> TrainingSpec:
     return spec.model_copy(
         update={"batch_rows": batch, "learning_rate": rate, "epochs_max": epochs}
     )
+
+
+def mean_shares(steps: NDArray[np.int64], steps_an_epoch: int) -> NDArray[np.float64]:
+    """How much of each step's weights goes into the mean of the weights, [steps] from 0 to 1.
+
+    `steps` [steps] are counted from 0. An exponential moving average (Polyak and Juditsky, 1992):
+    weights of a step ago count more than those of a pass ago. The first steps are forgotten sooner,
+    so that the mean does not lean to the weights from before all learning.
+    """
+    reach = max(1.0, MEAN_EPOCHS * steps_an_epoch)
+    return np.asarray(np.maximum(1 / reach, _WARM_UP / (_WARM_UP + steps)))
 
 
 NOT_THE_TASK = frozenset(
