@@ -75,7 +75,8 @@ SIDE_DOORS = {
 ALLOWED = {
     ("registry/store.py", "obstore"): "the one door to storage",
     ("serving/asgi.py", "asyncio"): "an ASGI application lives in an event loop",
-    ("serving/batching.py", "asyncio"): "one model call for what arrived in one turn of the loop",
+    ("serving/answering.py", "asyncio"): "one model call for what arrived in one turn of the loop",
+    ("serving/fast_http.py", "asyncio"): "connections live in an event loop; types only",
     ("serving/upkeep.py", "asyncio"): "the replica's own loops beside its answers",
     ("serving/upkeep.py", "concurrent"): "a slow store must not delay an answer",
     ("client.py", "httpx"): "the Python client speaks HTTP; that is all it does",

@@ -10,8 +10,8 @@ the name under which uvicorn looks it up when it starts a server for Ray Serve. 
 before they are used; where they are not as expected, `install` says so and nothing changes.
 """
 
+import asyncio
 import inspect
-from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -60,7 +60,7 @@ class Direct(Protocol):
     """What this needs of an app; see `asgi.App` for the promises."""
 
     @property
-    def loop(self) -> AbstractEventLoop | None: ...
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
     @property
     def body_bytes_max(self) -> int: ...
     def direct_paths(self) -> Mapping[bytes, tuple[str, type[WireProtocol]]]: ...
@@ -125,7 +125,7 @@ class FastProtocol(HttpToolsProtocol):
         self._last = False
         self._begun_s: float | None = None
         self._seen_s = 0.0
-        self._timer: TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._usable = self.limit_concurrency is None and not self.config.access_log
 
     def connection_made(self, transport: Any) -> None:

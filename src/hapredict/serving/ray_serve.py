@@ -17,7 +17,6 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from hapredict.errors import ClusterUnavailable, NotFound
 from hapredict.registry.store import open_store
-from hapredict.serving import fast_http
 from hapredict.serving.asgi import App
 from hapredict.serving.inference_service import (
     OpenInference,
@@ -67,7 +66,12 @@ def _data_plane(app: App, spec: Spec) -> str:
     """
     if spec.serving.data_plane == "standard":
         return "standard"
-    reason = fast_http.install(app, f"/{spec.name}")
+    try:
+        from hapredict.serving import fast_http
+
+        reason = fast_http.install(app, f"/{spec.name}")
+    except ImportError as error:  # another uvicorn than the one this was written for
+        reason = str(error)
     return f"standard, as {reason}" if reason else "fast"
 
 
