@@ -211,6 +211,15 @@ class ServingSpec(Section):
     """Replicas at the busiest time."""
     target_ongoing_requests: float = Field(default=16, gt=0)
     """Requests in progress a replica that autoscaling aims at."""
+    target_utilization: float = Field(default=0.7, gt=0, le=1)
+    """Share of its processor a replica that autoscaling aims at; the target that asks for more
+    replicas counts."""
+    upscale_delay_s: float = Field(default=10, ge=0)
+    """Seconds for which more replicas must be wanted before they are started."""
+    downscale_delay_s: float = Field(default=300, ge=0)
+    """Seconds for which fewer replicas must be wanted before some are stopped."""
+    look_back_period_s: float = Field(default=10, gt=0)
+    """Seconds over which the load is averaged."""
     max_ongoing_requests: int = Field(default=256, ge=1)
     """Requests in progress a replica accepts; beyond it the answer is 503 with Retry-After."""
     num_cpus: float = Field(default=1, ge=0)

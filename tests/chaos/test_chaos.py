@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 
 import httpx
@@ -18,9 +17,9 @@ from hapredict.monitoring.ray_monitor import find_monitor
 from hapredict.registry import catalog as transitions
 from hapredict.serving.journal import decode_labels, labels_prefix
 from tests.support.clusters import WAIT_S, eventually, post
+from tests.support.load import Load
 from tests.support.people import people, sent
 
-CLIENTS = 4
 TRAINING_S = 180
 LOST = (ray.exceptions.RayActorError, ClusterUnavailable)
 """What is raised while an actor is started again."""
@@ -31,52 +30,6 @@ def kill(pid):
     process = psutil.Process(pid)
     os.kill(pid, signal.SIGKILL)
     process.wait(timeout=WAIT_S)
-
-
-class Load:
-    """Steady requests of several clients; nothing is tried twice."""
-
-    def __init__(self, url, rows):
-        self.answered = 0
-        self.faults = []
-        self.worst_s = 0.0
-        self._url = url
-        self._body = {"instances": [sent(row) for row in rows]}
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._work) for _ in range(CLIENTS)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def more(self, requests):
-        """Wait until so many further requests were answered."""
-        enough = self.answered + requests
-        eventually(lambda: self.answered >= enough or self.faults)
-
-    def _work(self):
-        with httpx.Client(timeout=30, trust_env=False) as client:
-            while not self._stop.wait(0.005):
-                began_s, fault = time.monotonic(), ""
-                try:
-                    answer = client.post(self._url, json=self._body)
-                    if answer.status_code != httpx.codes.OK:
-                        fault = f"{answer.status_code} {answer.text[:200]}"
-                except httpx.HTTPError as error:
-                    fault = f"{type(error).__name__}: {error}"
-                with self._lock:
-                    self.worst_s = max(self.worst_s, time.monotonic() - began_s)
-                    if fault:
-                        self.faults.append(fault)
-                    else:
-                        self.answered += 1
 
 
 @pytest.fixture
@@ -123,7 +76,7 @@ def finished(model, run):
 
 def test_killed_replicas_cost_no_request_and_are_replaced(model):
     rows = model.report().rows
-    with Load(model.predict_url, people(3, seed=20)) as load:
+    with Load(model.predict_url, {"instances": list(map(sent, people(3, seed=20)))}) as load:
         for _ in range(3):  # one kill hits a request that is half sent in every other case
             before = model.pids()
             assert len(before) == 2

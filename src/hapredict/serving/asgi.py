@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -49,6 +50,7 @@ from hapredict.serving.replies import (
     status_of,
     wrong_method,
 )
+from hapredict.serving.scaling import Load, LoadMeter
 from hapredict.serving.upkeep import TICK_S, Kept, Upkeep
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,8 @@ class Replica(descriptions.Described, Kept, Predicts, Protocol):
 class App:
     """The ASGI application (scopes `http` and `lifespan`) in front of one replica.
 
-    `clock` tells wall time in seconds. `request_ids` names requests whose caller did not. Under a
+    `clock` tells wall time in seconds. `request_ids` names requests whose caller did not. `cpus` is
+    what the process reserves. Under a
     server that speaks `lifespan` the upkeep loops start and end by themselves; others call `run`
     and `close`.
     """
@@ -80,6 +83,7 @@ class App:
         clock: Callable[[], float],
         request_ids: Callable[[], str] | None = None,
         tick_s: float = TICK_S,
+        cpus: float = 1.0,
     ) -> None:
         self._replica = replica
         self._clock = clock
@@ -90,7 +94,8 @@ class App:
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
         self._answering = Answering(replica, clock=clock, metrics=self._metrics)
-        self._upkeep = Upkeep(replica, tick_s=tick_s)
+        self._meter = LoadMeter(clock, time.process_time, cpus)
+        self._upkeep = Upkeep(replica, tick_s=tick_s, late=self._meter.late)
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
         self._mount()
@@ -123,6 +128,10 @@ class App:
     def body_bytes_max(self) -> int:
         """Length of the longest body that is read; 0 before there is a version to answer."""
         return self._replica.spec.serving.body_bytes_max if self._replica.ready else 0
+
+    def load(self) -> Load:
+        """What this replica had to do since the last question, whichever way it came."""
+        return self._meter.load()
 
     async def run(self) -> None:
         """Runs the upkeep loops until `close`: catalog, spool, reports."""
@@ -175,8 +184,7 @@ class App:
             code = GONE_STATUS
             raise
         finally:
-            self._in_progress -= 1
-            self._metrics.request(route, code, max(0.0, self._clock() - start_s))
+            self._over(route, code, start_s)
 
     def direct_paths(self) -> dict[bytes, tuple[str, type[WireProtocol]]]:
         """Paths of predictions by the version in service, with what `direct` is to be told."""
@@ -215,8 +223,7 @@ class App:
             finally:
                 if reply.part is not None:
                     self._answering.written(reply.part)
-                self._in_progress -= 1
-                self._metrics.request(route, status, max(0.0, self._clock() - start_s))
+                self._over(route, status, start_s)
 
         try:
             self._answering.settings()
@@ -254,8 +261,7 @@ class App:
         finally:
             if reply is not None and reply.part is not None:
                 self._answering.written(reply.part)
-            self._in_progress -= 1
-            self._metrics.request(route, status, max(0.0, self._clock() - start_s))
+            self._over(route, status, start_s)
 
     async def _reply(self, route: Route, method: str, call: Call) -> Reply:
         handler = route.handlers.get("GET" if method == "HEAD" else method)
@@ -277,6 +283,12 @@ class App:
         reason = shed_reason(error)
         if reason is not None:
             self._metrics.shed(reason)
+
+    def _over(self, route: str, code: int, start_s: float) -> None:
+        duration_s = max(0.0, self._clock() - start_s)
+        self._in_progress -= 1
+        self._metrics.request(route, code, duration_s)
+        self._meter.over(duration_s)
 
     def _mount(self) -> None:
         """Exact paths of this model first: a request then costs one look-up."""

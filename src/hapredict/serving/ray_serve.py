@@ -23,6 +23,7 @@ from hapredict.serving.inference_service import (
     add_to_local_server,
     add_to_server,
 )
+from hapredict.serving.ray_scaling import autoscaling
 from hapredict.serving.replica import Replica
 from hapredict.spec import Spec, build_spec
 
@@ -41,7 +42,7 @@ class ModelReplica(OpenInference):
         self._replica = Replica(
             open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
         )
-        self._app = App(self._replica, clock=time.time)
+        self._app = App(self._replica, clock=time.time, cpus=spec.serving.num_cpus)
         self._data_plane = _data_plane(self._app, spec)
         super().__init__(self._app)
 
@@ -53,6 +54,10 @@ class ModelReplica(OpenInference):
     ) -> list[dict[str, Any]]:
         """What `POST :predict` answers for these rows. Raises the errors of `hapredict.errors`."""
         return await self._app.predict_rows(rows, version=version)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the autoscaling policy hears of this replica; Serve asks."""
+        return self._app.load().to_json()
 
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
@@ -98,12 +103,7 @@ def deploy(spec: Spec, store_url: str, home: Path) -> None:
         ModelReplica,
         name="model",
         max_ongoing_requests=serving.max_ongoing_requests,
-        autoscaling_config={
-            "min_replicas": serving.min_replicas,
-            "initial_replicas": serving.min_replicas,
-            "max_replicas": serving.max_replicas,
-            "target_ongoing_requests": serving.target_ongoing_requests,
-        },
+        autoscaling_config=autoscaling(serving),
         ray_actor_options={"num_cpus": serving.num_cpus},
         health_check_period_s=2,
         health_check_timeout_s=10,

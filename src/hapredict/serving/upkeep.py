@@ -35,8 +35,16 @@ class Upkeep:
     has. Each distinct failure is logged once until the loop works again.
     """
 
-    def __init__(self, replica: Kept, *, tick_s: float = TICK_S) -> None:
+    def __init__(
+        self,
+        replica: Kept,
+        *,
+        tick_s: float = TICK_S,
+        late: Callable[[float], None] = lambda _late_s: None,
+    ) -> None:
+        """`late` hears by how many seconds the event loop missed the time of a tick."""
         self._replica = replica
+        self._late = late
         self._tick_s = tick_s
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop of `run`."""
@@ -110,12 +118,15 @@ class Upkeep:
     async def _loop(
         self, name: str, work: Callable[[], object], pause_s: Callable[[], float]
     ) -> None:
+        clock = asyncio.get_running_loop().time
         while not self.stopping:
             await self._attempt(name, work)
+            next_s = clock() + (pause := pause_s())
             try:
-                await asyncio.wait_for(self._stop.wait(), pause_s())
+                await asyncio.wait_for(self._stop.wait(), pause)
             except TimeoutError:
-                continue
+                if name == "tick":
+                    self._late(max(0.0, clock() - next_s))
 
     async def _attempt(self, name: str, work: Callable[[], object]) -> None:
         told = self._told.setdefault(name, set())
