@@ -1,0 +1,177 @@
+"""Whatever befalls replicas under load, no request fails and no answer is wrong."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from hapredict.control import runs
+from hapredict.errors import Conflict
+from hapredict.registry import catalog as transitions
+from hapredict.serving.ray_serve import deploy, replica_states
+from hapredict.spec import build_spec
+from tests.support.clusters import WAIT_S, eventually, post, serve_model
+from tests.support.load import Load
+from tests.support.people import people, sent, small_spec, write
+
+pytestmark = pytest.mark.timeout(600)
+
+log = logging.getLogger(__name__)
+
+MODEL = "unshaken"
+REQUESTS = 200_000
+SWAP_S = 2.0
+CALLERS = 24
+
+
+class Answer(msgspec.Struct):
+    """What is checked of an answer."""
+
+    predictions: list[dict]
+
+
+@pytest.fixture(scope="module")
+def unshaken(cluster):
+    """A model with two published versions, of which nobody but the test chooses."""
+    home = Path(cluster.home)
+    source = write(home / "data" / "unshaken.csv", people(900, seed=5))
+    serving = {"min_replicas": 2, "max_replicas": 4, "upscale_delay_s": 1, "downscale_delay_s": 5}
+    spec = small_spec(MODEL, source, serving=serving, training={"epochs_max": 5})
+    model = serve_model(spec, home)
+    runs.request_retrain(model.store, MODEL, "a second version")
+    eventually(lambda: model.state.challenger == 2, wait_s=180)
+    move(model, lambda state: transitions.pause(state, "a test decides"))
+    move(model, lambda state: transitions.abort(state, time.time()))
+    return model
+
+
+def move(model, change):
+    """Append what `change` makes of the state; again if somebody else was faster."""
+    while True:
+        entry = model.catalog.latest()
+        at_s = time.time()
+        with contextlib.suppress(Conflict):
+            model.catalog.append(
+                entry,
+                change(entry.state),
+                action="Test",
+                reason="a test decides",
+                at_s=at_s,
+                event_s=at_s,
+                actor="tests",
+            )
+            return
+
+
+class Swaps:
+    """Promotes and rolls back without a pause, in a thread."""
+
+    def __init__(self, model):
+        self.count = 0
+        self._model = model
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(timeout=WAIT_S)
+
+    def _work(self):
+        steps = (
+            lambda state: transitions.shadow(state, 2, time.time()),
+            lambda state: transitions.share(state, 0.5, time.time()),
+            lambda state: transitions.promote(state, time.time()),
+            lambda state: transitions.roll_back(state, time.time()),
+        )
+        while not self._stop.is_set():
+            for step in steps:
+                move(self._model, step)
+                self._stop.wait(SWAP_S / len(steps))
+            self.count += 1
+
+
+def running():
+    return replica_states(MODEL).get("RUNNING", 0)
+
+
+def kill_one(model):
+    victim = min(model.pids())
+    os.kill(victim, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(victim)] if psutil.pid_exists(victim) else [], WAIT_S)
+
+
+def hang_one(model):
+    os.kill(min(model.pids()), signal.SIGSTOP)
+
+
+def update(model, **serving):
+    """New settings are a rolling update, as new code is."""
+    raw = model.spec.model_dump(mode="json")
+    raw["serving"].update(serving)
+    deploy(build_spec(raw), model.store.url, model.home)
+
+
+def replaced(model, before, count=2):
+    """Wait until `count` replicas run, one of which is new."""
+    eventually(lambda: len(model.pids()) >= count and model.pids() - before, wait_s=120)
+    eventually(lambda: running() >= count, wait_s=120)
+
+
+def test_no_request_fails_and_none_is_answered_wrongly(unshaken):
+    model, seen = unshaken, set()
+    decode = msgspec.json.Decoder(Answer).decode
+    body = {"instances": [sent(row) for row in people(1, seed=77)]}
+
+    def check(answer):
+        (row,) = decode(answer).predictions
+        seen.add((row["model_version"], row["score"]))
+        return ""
+
+    told = []
+    load = Load(model.predict_url, body, callers=CALLERS, pause_s=0.0, check=check)
+    with Swaps(model) as swaps, load:
+        for name, harm in (
+            ("SIGKILL", lambda: kill_one(model)),
+            ("SIGSTOP", lambda: hang_one(model)),
+            ("SIGKILL again", lambda: kill_one(model)),
+            ("an update", lambda: update(model, rows_max=999)),
+        ):
+            before, answered, began_s = model.pids(), load.answered, time.monotonic()
+            load.worst_s = 0.0
+            harm()
+            replaced(model, before)
+            load.more(2000)
+            took_s = time.monotonic() - began_s
+            told.append(f"{name}: {load.answered - answered} answered in {took_s:.0f} s, ")
+            told[-1] += f"the slowest took {load.worst_s:.2f} s; faults {load.faults[:3]}"
+        update(model, min_replicas=4)
+        eventually(lambda: running() == 4, wait_s=120)
+        load.more(2000)
+        update(model, min_replicas=1, max_replicas=1)
+        eventually(lambda: running() == 1, wait_s=120)
+        load.more(max(2000, REQUESTS - load.answered), wait_s=300)
+    told.append(f"{load.answered} answered in all, {swaps.count} times promoted and rolled back")
+    log.info("\n".join(told))
+    assert load.faults == [], told
+    assert load.answered >= REQUESTS
+    assert swaps.count > 5
+    assert seen == {(version, score_of(model, version, body)) for version in (1, 2)}
+
+
+def score_of(model, version, body):
+    """What a version says when it is asked by itself."""
+    url = model.predict_url.replace(f"{MODEL}:predict", f"{MODEL}/versions/{version}:predict")
+    answer = post(url, body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["predictions"][0]["score"]
