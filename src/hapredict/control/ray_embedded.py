@@ -54,8 +54,9 @@ RETRY_ON = "conn-failure empty-response junk-response response-timeout 502 503 5
 any of it, which is what WAIT_FOR_BODY is for."""
 
 WAIT_FOR_BODY = """\
-http-request wait-for-body time 1h unless { path_end ServerReflectionInfo ModelStreamInfer }"""
-"""A rule of each backend of HAProxy. Open streams have no end to wait for: both sides talk."""
+http-request wait-for-body time 30s unless { path_end ServerReflectionInfo ModelStreamInfer }"""
+"""A rule of each backend of HAProxy; who sends more slowly is answered 408. Open streams have no end
+to wait for: both sides talk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +283,9 @@ def _serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "3",
+        # a replica that hangs: found in 2 s, and what it holds goes to another after 10
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "10",
         # Serve's template has no place for a rule; this is within a line of each backend
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": f"250ms\n {WAIT_FOR_BODY}\n default-server",
         # a request can be repeated only if all of it fits
