@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 
@@ -13,6 +14,7 @@ from hapredict.sections import WorkerRange
 from hapredict.training.feed import Resident
 from hapredict.training.fitted import unpack_arrays
 from hapredict.training.ray_train import off_head, train_on_ray
+from tests.support.clusters import eventually
 from tests.support.learnable import SPEC, learnable, split
 
 # without dropout, so that one process can be compared with two
@@ -62,7 +64,7 @@ def hold(cluster):
 
 
 def stopped_at(epoch, run, task, spec, storage):
-    """Cancel a training once it has finished an epoch."""
+    """Cancel a training once it has finished an epoch, and wait for its workers' end."""
     seen = []
 
     with pytest.raises(TrainingCancelled, match=f"{run}.* was cancelled after epoch"):
@@ -75,6 +77,9 @@ def stopped_at(epoch, run, task, spec, storage):
             seen.append,
             cancelled=lambda: bool(seen) and seen[-1]["epoch"] >= epoch,
         )
+    # on a busy machine one may still be at its last checkpoint
+    workers = [worker["pid"] for worker in seen[-1]["workers"]]
+    eventually(lambda: not any(map(psutil.pid_exists, workers)))
     return seen[-1]["epoch"]
 
 
