@@ -55,8 +55,8 @@ any of it, which is what WAIT_FOR_BODY is for."""
 
 WAIT_FOR_BODY = """\
 http-request wait-for-body time 30s unless { path_end ServerReflectionInfo ModelStreamInfer }"""
-"""A rule of each backend of HAProxy; who sends more slowly is answered 408. Open streams have no end
-to wait for: both sides talk."""
+"""A rule of each backend of HAProxy; who sends more slowly is answered 408. Open streams have no
+end to wait for: both sides talk."""
 
 
 @dataclass(frozen=True, slots=True)
