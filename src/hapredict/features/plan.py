@@ -258,9 +258,13 @@ class FeaturePlan:
 
     def _level_codes(self, table: Table, rows: int) -> NDArray[np.int32]:
         codes = np.empty((rows, len(self.categories)), dtype=np.int32)
-        for place, part in enumerate(self.categories):
-            known = self._codes[place].get
-            codes[:, place] = [known(value, UNSEEN) for value in table[part.name].tolist()]
+        if not self.categories:
+            return codes
+        columns = []
+        for part, known in zip(self.categories, self._codes, strict=True):
+            look_up = known.get
+            columns.append([look_up(value, UNSEEN) for value in table[part.name].tolist()])
+        codes.T[:] = columns
         return codes
 
     def _edges_of(self, place: int, *edges: float) -> tuple[float, ...]:

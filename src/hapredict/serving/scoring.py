@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import lru_cache
+from math import isfinite
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ from hapredict.data.values import canonical_text
 from hapredict.errors import BadRequest, Problem, SchemaMismatch, TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.registry.bundle import score_bin
+from hapredict.sections import DAY_S
 from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded
 from hapredict.serving.journal import (
@@ -35,6 +38,8 @@ Fault = Callable[[str], None]
 """Is told about a version that failed where another one answered, or nobody waited."""
 
 PINNED = "pinned"
+_FEW = 16
+"""Up to so many numbers one look each costs less than NumPy's overhead."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +77,7 @@ class Routes:
         return mine != theirs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, eq=False):  # a frozen dataclass costs ten times as much
     """What one request gets. `scores` is [rows, outputs] float32, all others have [rows] items.
 
     Without a class that only one of two versions knows, `own` is None; with it `scores` is over
@@ -92,7 +96,8 @@ class Answer:
     table: Table
     routes: Routes
     at_s: float
-    event_s: NDArray[np.float64]
+    event_s: NDArray[np.float64] | None
+    """When each row happened; None: all at `at_s`."""
     extras: NDArray[np.float32] | None = None
     """[rows, len(extra_names)]: what versions say beside their scores; NaN where one does not."""
     extra_names: tuple[str, ...] = ()
@@ -112,18 +117,18 @@ def answer(
     rows = rows_of(table)
     if not rows:
         raise BadRequest("there are no rows; send at least one")
-    event_s = _event_s(routes, table, rows, now_s)
-    ids = _ids(event_s, stem)
+    event_s = _event_s(routes, table) if routes.on_event_clock else None
+    ids = _ids(event_s, stem) if event_s is not None else _ids_of_a_day(now_s, stem, rows)
     split = routes.split
     if version is not None:
         found = scored(routes.loaded(version), table)
-        versions, served_by = np.full(rows, version, np.int64), (PINNED,) * rows
+        versions, served_by = _same(version, rows), (PINNED,) * rows
     else:
         chosen = _chosen(routes, table, ids)
         mixed = _challenged(routes, table, chosen, fault) if chosen is not None else None
         found = mixed or scored(routes.champion, table)
         if chosen is None or mixed is None:
-            versions, served_by = np.full(rows, split.champion, np.int64), ("champion",) * rows
+            versions, served_by = _same(split.champion, rows), ("champion",) * rows
         else:
             versions = np.where(chosen, split.challenger or NO_VERSION, split.champion).astype(
                 np.int64
@@ -157,7 +162,9 @@ def part_of(answers: Sequence[Answer], source: str, fault: Fault) -> PredictionP
     routes = answers[0].routes
     table = join_tables([a.table for a in answers], [len(a.ids) for a in answers])
     versions = np.concatenate([a.versions for a in answers])
-    event_s = np.concatenate([a.event_s for a in answers])
+    event_s = np.concatenate(
+        [np.full(len(a.ids), a.at_s) if a.event_s is None else a.event_s for a in answers]
+    )
     scores = stack([a.scores.astype(np.float64) if a.own is None else a.own for a in answers])
     pinned = np.repeat([a.pinned for a in answers], [len(a.ids) for a in answers])
     other_versions, other_scores = _others(routes, table, versions, ~pinned, fault)
@@ -183,9 +190,7 @@ def part_of(answers: Sequence[Answer], source: str, fault: Fault) -> PredictionP
     )
 
 
-def _event_s(routes: Routes, table: Table, rows: int, now_s: float) -> NDArray[np.float64]:
-    if not routes.on_event_clock:
-        return np.full(rows, now_s)
+def _event_s(routes: Routes, table: Table) -> NDArray[np.float64]:
     name = routes.champion.schema.time
     times: NDArray[np.float64] | None = table.get(name) if name is not None else None
     if times is None or np.isnan(times).any():
@@ -195,8 +200,21 @@ def _event_s(routes: Routes, table: Table, rows: int, now_s: float) -> NDArray[n
 
 
 def _ids(event_s: NDArray[np.float64], stem: str) -> tuple[str, ...]:
-    days = (event_s // 86_400).tolist()
-    return tuple(f"{_day(day)}-{stem}-{row}" for row, day in enumerate(days))
+    days = (event_s // DAY_S).tolist()
+    return tuple([f"{_day(day)}-{stem}-{row}" for row, day in enumerate(days)])
+
+
+def _ids_of_a_day(now_s: float, stem: str, rows: int) -> tuple[str, ...]:
+    start = f"{_day(now_s // DAY_S)}-{stem}-"
+    return tuple([start + str(row) for row in range(rows)])
+
+
+@lru_cache(maxsize=1024)
+def _same(version: int, rows: int) -> NDArray[np.int64]:
+    """The version for each of some rows; not to be written to, as others have the same array."""
+    versions = np.full(rows, version, np.int64)
+    versions.flags.writeable = False
+    return versions
 
 
 @lru_cache(maxsize=1024)
@@ -284,9 +302,15 @@ def scored(loaded: Loaded, table: Table) -> Scored:
     except Exception as error:  # whatever the network breaks, the caller shall hear one thing
         what = f"v{loaded.number} could not score: {type(error).__name__}: {error}"
         raise TemporaryError(what) from error
-    if not np.isfinite(scores).all():
+    if not _finite(scores):
         raise TemporaryError(f"v{loaded.number} gave a score that is not a number")
     return Scored(loaded.schema, scores, extras, loaded.engine.extras)
+
+
+def _finite(scores: NDArray[np.float32]) -> bool:
+    if scores.size <= _FEW:
+        return all(map(isfinite, scores.ravel().tolist()))
+    return bool(np.isfinite(scores).all())
 
 
 def _others(

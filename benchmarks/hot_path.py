@@ -1,0 +1,186 @@
+"""What a prediction costs in a replica, stage by stage, on the fast data plane.
+
+    python benchmarks/hot_path.py
+
+One process and no network: connections of the fast plane are fed bytes, as many requests of one row
+a turn of the event loop as the columns say. Each stage is also run by itself, on the same requests;
+what they leave of the whole lies between them: bookkeeping, the event loop, and caches that the
+stage before has filled with its own. Stages take turns, so that a busy moment of the machine hits
+all alike; figures are medians over rounds of processor time a request.
+"""
+
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from bench_model import columns_of, fitted, publish, rows_of
+from uvicorn.server import ServerState
+
+from hapredict.registry.store import open_store
+from hapredict.serving import fast_http
+from hapredict.serving.answers import Part, Request, Shared
+from hapredict.serving.asgi import App
+from hapredict.serving.exchange import version_header
+from hapredict.serving.protocols import V1Rows
+from hapredict.serving.reader import Reader
+from hapredict.serving.replica import Replica
+from hapredict.serving.replies import Reply
+
+ROUNDS, TURNS = 9, 300
+SIZES = (1, 4, 16)
+HEADS = (
+    "host: 127.0.0.1:8000",
+    "content-type: application/json",
+    "x-forwarded-for: 127.0.0.1",
+)
+"""What a client and HAProxy send beside the length."""
+
+
+class Wire:
+    """A transport that lets go of what is written to it."""
+
+    def write(self, data: bytes) -> None:
+        """Nothing is kept."""
+
+    def is_closing(self) -> bool:
+        """Never."""
+        return False
+
+    def get_extra_info(self, _name: str) -> None:
+        """Nothing is known."""
+
+
+class Nobody:
+    """An app that takes requests and does nothing with them."""
+
+    def __init__(self, app: App) -> None:
+        self.body_bytes_max = app.body_bytes_max
+        self.direct_paths = app.direct_paths
+        self.loop = asyncio.get_running_loop()
+
+    def direct(self, *_: Any) -> None:
+        """Nothing."""
+
+    def drain(self) -> None:
+        """Nothing."""
+
+
+def connections(app: Any, count: int) -> list[Any]:
+    """Connections of an app that nobody is at the other end of."""
+    config = uvicorn.Config(app, access_log=False, log_config=None)
+    config.load()
+    state = ServerState()
+    state.default_headers = [(b"date", b"x" * 29), (b"server", b"uvicorn")]
+    kind = fast_http.protocol_for(app, "/bench")
+    made = [kind(config, state, {}) for _ in range(count)]
+    for one in made:
+        one.connection_made(Wire())
+    return made
+
+
+async def main() -> None:
+    """Print the table."""
+    columns = columns_of()
+    model = fitted(columns)
+    store = open_store("memory://bench")
+    publish(store, model, 0.0)
+    spool = Path(tempfile.mkdtemp(prefix="hapredict-bench-"))
+    replica = Replica(store, "bench", "bench", spool, time.time, spec=model.spec)
+    replica.refresh()
+    app = App(replica, clock=time.time)
+    upkeep = asyncio.create_task(app.run())
+    await asyncio.sleep(0)
+    rows = rows_of(columns)
+    bodies = [json.dumps({"instances": [row]}, separators=(",", ":")).encode() for row in rows[:64]]
+    found = {size: await _measure(app, replica, bodies, size) for size in SIZES}
+    await app.close()
+    await upkeep
+    print("| us a request | " + " | ".join(f"{size} a turn" for size in SIZES) + " |")
+    print("|---|" + "---|" * len(SIZES))
+    for name in found[SIZES[0]]:
+        print(f"| {name} | " + " | ".join(f"{found[size][name]:.1f}" for size in SIZES) + " |")
+
+
+async def _measure(app: App, replica: Replica, bodies: list[bytes], size: int) -> dict[str, float]:
+    head = "\r\n".join(("POST /bench/v1/models/bench:predict HTTP/1.1", *HEADS)).encode()
+    sent = [head + b"\r\ncontent-length: %d\r\n\r\n" % len(body) + body for body in bodies[:size]]
+    lines = connections(app, size)
+    deaf = connections(Nobody(app), size)
+    reader = Reader(replica.schema, time_required=False)
+    read = [reader.lines(body, 1000) for body in bodies[:size]]
+    table = reader.table([line for one in read for line in one or ()])
+    loaded = replica._routes.champion  # noqa: SLF001 - the stages lie within
+    matrices = loaded.plan.apply(table)
+    answer = replica.predict(table)
+
+    def parts() -> list[Part]:
+        shared = Shared(answer, size)
+        return [Part(shared, place, place + 1) for place in range(size)]
+
+    def encode() -> None:
+        for part in parts():
+            V1Rows.encode_response(part, Request({}, 1))
+            version_header(part)
+
+    reply = Reply(200, b"x" * 220, headers=version_header(parts()[0]))
+
+    def write() -> None:
+        for line in lines:
+            line._unanswered += 1  # noqa: SLF001
+            line._write(reply, b"bench-1")  # noqa: SLF001
+
+    def arrive(those: list[Any]) -> Callable[[], None]:
+        def feed() -> None:
+            for line, data in zip(those, sent, strict=True):
+                line._unanswered = 0  # noqa: SLF001
+                line.data_received(data)
+
+        return feed
+
+    stages: dict[str, Callable[[], Any]] = {
+        "HTTP: bytes to headers and body": arrive(deaf),
+        "reader: body to lines": lambda: [reader.lines(body, 1000) for body in bodies[:size]],
+        "reader: lines to table": lambda: reader.table([x for one in read for x in one or ()]),
+        "plan: table to matrices": lambda: loaded.plan.apply(table),
+        "engine: matrices to scores": lambda: loaded.engine.answer(matrices),
+        "replica: routes, ids, versions": lambda: replica.predict(table),
+        "protocol: answer to body": encode,
+        "HTTP: reply to bytes": write,
+        "recorder: for the journal and drift": lambda: replica.after(answer),
+    }
+    whole: list[float] = []
+    times: dict[str, list[float]] = {name: [] for name in stages}
+    for _ in range(ROUNDS):
+        for name, stage in stages.items():
+            began = time.process_time()
+            for _ in range(TURNS):
+                stage()
+            if name.startswith("recorder"):
+                replica.tick()
+            times[name].append((time.process_time() - began) / TURNS / size * 1e6)
+        feed = arrive(lines)
+        began = time.process_time()
+        for _ in range(TURNS):
+            feed()
+            await asyncio.sleep(0)
+        replica.tick()
+        whole.append((time.process_time() - began) / TURNS / size * 1e6)
+    took = {name: statistics.median(each) for name, each in times.items()}
+    inside = took["plan: table to matrices"] + took["engine: matrices to scores"]
+    took["replica: routes, ids, versions"] -= inside
+    total = statistics.median(whole)
+    return {
+        **took,
+        "between them: admission, batching, metrics": total - sum(took.values()),
+        "**all**": total,
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
