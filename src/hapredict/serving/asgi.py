@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import logging
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -70,8 +69,8 @@ class Replica(descriptions.Described, Kept, Predicts, Protocol):
 class App:
     """The ASGI application (scopes `http` and `lifespan`) in front of one replica.
 
-    `clock` tells wall time in seconds. `request_ids` names requests whose caller did not. `cpus` is
-    what the process reserves. Under a
+    `clock` tells wall time in seconds. `request_ids` names requests whose caller did not. `meter`
+    hears of all that is done; without one of its own, `load` knows no processor time. Under a
     server that speaks `lifespan` the upkeep loops start and end by themselves; others call `run`
     and `close`.
     """
@@ -83,7 +82,7 @@ class App:
         clock: Callable[[], float],
         request_ids: Callable[[], str] | None = None,
         tick_s: float = TICK_S,
-        cpus: float = 1.0,
+        meter: LoadMeter | None = None,
     ) -> None:
         self._replica = replica
         self._clock = clock
@@ -94,7 +93,7 @@ class App:
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
         self._answering = Answering(replica, clock=clock, metrics=self._metrics)
-        self._meter = LoadMeter(clock, time.process_time, cpus)
+        self._meter = meter or LoadMeter(clock, processor=lambda: 0.0)
         self._upkeep = Upkeep(replica, tick_s=tick_s, late=self._meter.late)
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []

@@ -25,6 +25,7 @@ from hapredict.serving.inference_service import (
 )
 from hapredict.serving.ray_scaling import autoscaling
 from hapredict.serving.replica import Replica
+from hapredict.serving.scaling import LoadMeter
 from hapredict.spec import Spec, build_spec
 
 # what Serve logs per request costs more than the prediction
@@ -42,7 +43,11 @@ class ModelReplica(OpenInference):
         self._replica = Replica(
             open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
         )
-        self._app = App(self._replica, clock=time.time, cpus=spec.serving.num_cpus)
+        self._app = App(
+            self._replica,
+            clock=time.time,
+            meter=LoadMeter(time.time, time.process_time, spec.serving.num_cpus),
+        )
         self._data_plane = _data_plane(self._app, spec)
         super().__init__(self._app)
 
