@@ -38,7 +38,8 @@ def spec_of(source, data=None, control=None):
         source,
         data=data or {},
         training={"epochs_max": 8},
-        serving={"min_replicas": 1, "max_replicas": 1},
+        # the other data plane, which the other models of these tests do not have
+        serving={"min_replicas": 1, "max_replicas": 1, "data_plane": "standard"},
         monitoring={
             "clock": "event",
             "window_rows": 100,

@@ -51,6 +51,11 @@ def settled_report(model):
     return eventually(twice, lambda seen: seen[0] == seen[1])[0]
 
 
+def test_the_data_plane_is_the_one_that_the_spec_asks_for(model):
+    assert model.spec.serving.data_plane == "fast"
+    assert detail(model)["data_plane"] == "fast"
+
+
 def test_applying_again_changes_nothing(model):
     state, pids = model.state, model.pids()
     assert len(pids) == 2

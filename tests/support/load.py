@@ -63,12 +63,12 @@ class Load:
 
     async def _call(self) -> None:
         loop = asyncio.get_running_loop()
-        line: _Line | None = None
+        line: Line | None = None
         while not self._stop.is_set():
             began_s = time.monotonic()
             try:
                 if line is None or line.lost:
-                    _, line = await loop.create_connection(_Line, *self._at)
+                    _, line = await loop.create_connection(Line, *self._at)
                 status, body = await asyncio.wait_for(line.ask(self.request), _WAIT_S)
                 fault = self.check(body) if status == 200 else f"{status} {body[:200]!r}"
             except (OSError, TimeoutError) as error:
@@ -85,7 +85,7 @@ class Load:
             line.transport.close()
 
 
-class _Line(asyncio.Protocol):
+class Line(asyncio.Protocol):
     """One connection, one request at a time."""
 
     transport: Any
