@@ -35,6 +35,9 @@ from hapredict.serving.scoring import Answer, Fault, part_of
 from hapredict.serving.spool import Sealed, Spool
 
 _ROWS_A_RECORD = 2000
+COMPARED_ROWS_MAX = 2000
+"""While more rows wait than come in 50 ms of a busy replica, comparisons are left out: whoever is
+only compared must not take the processor from those who wait for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Recorded:
     """Rows in memory, which a crash would take."""
     rows_dropped: int
     """Rows that were answered and could not be kept."""
+    rows_unpaired: int
+    """Rows for which the version in shadow was not asked, as too many waited."""
     parts: int
     parts_waiting: int
     trouble: str
@@ -84,6 +89,7 @@ class Recorder:
         self._waiting = 0
         self._rows = 0
         self._dropped = 0
+        self._unpaired = 0
         self._parts = 0
         self._disk_trouble = ""
         self._store_trouble = ""
@@ -141,6 +147,7 @@ class Recorder:
             rows=self._rows,
             rows_waiting=self._waiting,
             rows_dropped=self._dropped,
+            rows_unpaired=self._unpaired,
             parts=self._parts,
             parts_waiting=parts_waiting,
             trouble=self._disk_trouble or self._store_trouble,
@@ -161,8 +168,12 @@ class Recorder:
                 break
             answers.append(self._added.popleft())
             rows += len(answers[-1].ids)
+        compare = self._waiting <= COMPARED_ROWS_MAX
+        if not compare and answers[0].routes.compares:
+            self._unpaired += rows
         try:
-            self._packed.append((pack(part_of(answers, self._source, self._fault)), rows))
+            part = part_of(answers, self._source, self._fault, compare=compare)
+            self._packed.append((pack(part), rows))
         except Exception as error:  # rows that cannot be recorded must not stop all others
             self._fault(f"{rows} rows could not be recorded: {type(error).__name__}: {error}")
             self._count(rows, dropped=True)

@@ -137,6 +137,7 @@ class Replica:
             "rows_recorded": recorded.rows,
             "rows_waiting": recorded.rows_waiting,
             "rows_dropped": recorded.rows_dropped,
+            "rows_unpaired": recorded.rows_unpaired,
             "parts_shipped": recorded.parts,
             "parts_waiting": recorded.parts_waiting,
             "labels_written": self._labels.written,

@@ -69,6 +69,11 @@ class Routes:
             raise UnknownName(f"loaded version of model {self.model!r}", str(number), known)
         return self.versions[number]
 
+    @property
+    def compares(self) -> bool:
+        """Whether rows are scored by two versions."""
+        return (self.split.challenger or self.compared) is not None
+
     def differs(self, other: "Routes") -> bool:
         """Whether a request or the journal could see a difference."""
         mine, theirs = (
@@ -154,10 +159,13 @@ def answer(
     )
 
 
-def part_of(answers: Sequence[Answer], source: str, fault: Fault) -> PredictionPart:
+def part_of(
+    answers: Sequence[Answer], source: str, fault: Fault, *, compare: bool = True
+) -> PredictionPart:
     """The journal's rows of some answers, which must all come from the same routes.
 
-    A version that is only compared and fails leaves its rows unpaired and is told to `fault`.
+    A version that is only compared and fails leaves its rows unpaired and is told to `fault`;
+    without `compare` none is asked.
     """
     routes = answers[0].routes
     table = join_tables([a.table for a in answers], [len(a.ids) for a in answers])
@@ -167,7 +175,8 @@ def part_of(answers: Sequence[Answer], source: str, fault: Fault) -> PredictionP
     )
     scores = stack([a.scores.astype(np.float64) if a.own is None else a.own for a in answers])
     pinned = np.repeat([a.pinned for a in answers], [len(a.ids) for a in answers])
-    other_versions, other_scores = _others(routes, table, versions, ~pinned, fault)
+    wanted = ~pinned if compare else np.zeros(len(versions), np.bool_)
+    other_versions, other_scores = _others(routes, table, versions, wanted, fault)
     champion = routes.split.champion
     by_champion = np.where((versions == champion)[:, None], _wide(scores, other_scores), np.nan)
     second = (other_versions == champion)[:, None]

@@ -16,8 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, consumes, invariant, rule
 
 from hapredict.errors import StoreUnavailable
 from hapredict.registry.store import open_store
+from hapredict.serving import recorder as recorder_module
 from hapredict.serving.engine import load_version
 from hapredict.serving.journal import (
+    NO_VERSION,
     Label,
     decode,
     decode_labels,
@@ -323,3 +325,23 @@ def test_callers_that_come_together_are_committed_together(store):
         thread.join()
     assert {label.id for label in labels_in(store)} == {f"p{i}" for i in range(8)}
     assert len(store.list(labels_prefix(MODEL))) == 2
+
+
+def test_under_load_versions_that_are_only_compared_are_not_asked(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder_module, "COMPARED_ROWS_MAX", 4)
+    first, second = (
+        load_version(store, MODEL, publish_linear(store, weights={"distance": weight}))
+        for weight in (1.0, 2.0)
+    )
+    shadow = Split(1, 2, shadow=True)
+    routes = Routes(MODEL, shadow, {1: first, 2: second}, None, 0.5, "order", False, 3600.0)
+    recorder = Recorder(store, MODEL, "a", tmp_path, fault=no_fault)
+    for stem, times in (("calm", 2), ("busy", 3)):
+        for number in range(times):
+            recorder.add(answered(routes, f"{stem}{number}", rows=2))
+        recorder.report(SCHEMA)
+    calm, busy = shipped(store)
+    assert calm.other_versions.tolist() == [2] * 4
+    assert busy.other_versions.tolist() == [NO_VERSION] * 6
+    assert len(busy.ids) == 6
+    assert recorder.state().rows_unpaired == 6
