@@ -1,9 +1,11 @@
 """Two Python clients, one behaviour: against a real server, and against nodes that fail at will."""
 
+import ast
 import asyncio
 import contextlib
 import socket
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hapredict.client import Feedback, RetryBudget
+from hapredict.data.schema import Column, Schema
 from hapredict.errors import (
     ClusterUnavailable,
     Overloaded,
@@ -24,8 +27,10 @@ from tests.support.bundles import MODEL, columns_of, rows_as_json, schema_of, sp
 from tests.support.clients import KINDS, Nodes, either
 from tests.support.planes import listening
 from tests.support.serving import Clock, FakeReplica, not_ready
+from tests.test_docs import shown
 
 ROWS = rows_as_json(2)
+README = Path(__file__).parents[2] / "README.md"
 LABEL = Feedback("p-1", "yes")
 
 
@@ -190,12 +195,18 @@ def test_who_is_overloaded_is_not_asked_beyond_the_budget(kind):
 
 def test_connections_are_used_again_and_limited(kind):
     async def test():
-        async with node(app_of()) as a, either(kind, a.url, MODEL, connections_max=2) as client:
+        slow = Slow(app_of())
+        async with node(slow) as a, either(kind, a.url, MODEL, connections_max=2) as client:
+            slow.go_on.set()
             for _ in range(10):
                 await client.predict(ROWS)
             assert a.connections == 1
-            await asyncio.gather(*(client.predict(ROWS) for _ in range(10)))
-            assert a.connections <= 2
+            slow.go_on.clear()
+            asked = asyncio.gather(*(client.predict(ROWS) for _ in range(10)))
+            await until(lambda: a.at_once == 2)
+            slow.go_on.set()
+            await asked
+            assert a.at_once_max == 2
             assert len(set(a.ids)) == 20
 
     run(test)
@@ -276,6 +287,27 @@ def test_a_deadline_ends_what_a_slow_node_would_not(kind, trickles):
             slow.go_on.set()
             slow.trickles = False
             assert len(await client.predict(ROWS)) == 2
+
+    run(test)
+
+
+def test_what_the_readme_shows_runs():
+    async def test():
+        features = (Column("customer", "category"), Column("amount", "number"))
+        schema = Schema(features, target="returned", task="binary", classes=("false", "true"))
+        replica = FakeReplica(schema=schema, model="order_risk")
+        (block,) = [code for code in shown(README, "python") if "AsyncClient" in code]
+        frame = pd.DataFrame({"customer": ["c-1", None, "c-3"], "amount": [1.0, 2.0, None]})
+        async with node(app_of(replica)) as a, node(app_of(replica)) as b:
+            for number, each in ((1, a), (2, b)):
+                block = block.replace(f"http://node-{number}:8000/order_risk", each.url)
+            names = {"frame": frame}
+            program = compile(block, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            await asyncio.to_thread(lambda: asyncio.run(eval(program, names)))  # noqa: S307 - our own
+            assert a.ids[0] == "order-4711"
+        assert list(names["risky"]) == ["customer", "amount", "score", "decision"]
+        assert len(names["answers"]) == 3
+        assert [label.value for label in replica.labels] == [True]
 
     run(test)
 
