@@ -102,17 +102,21 @@ class Attempts:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        url: str | Sequence[str],
         *,
         timeout_s: float,
         rounds_max: int,
         pause_s: float,
         deadline_s: float | None,
-        budget: RetryBudget,
+        budget: RetryBudget | None,
         clock: Callable[[], float],
-        chance: random.Random,
+        chance: random.Random | None,
     ) -> None:
-        """`clock` tells seconds and only goes forward; `chance` jitters pauses."""
+        """`clock` tells seconds and only goes forward; `chance` jitters pauses.
+
+        Raises ValueError without a URL.
+        """
+        urls = (url,) if isinstance(url, str) else url
         self.urls = tuple(each.rstrip("/") for each in urls)
         if not self.urls:
             raise ValueError("a client needs at least one URL")
@@ -121,9 +125,9 @@ class Attempts:
         self._rounds_max = rounds_max
         self._pause_s = pause_s
         self._deadline_s = deadline_s
-        self._budget = budget
+        self._budget = budget or RetryBudget()
         self._clock = clock
-        self._chance = chance
+        self._chance = chance or random.Random()
 
     def deadline(self, deadline_s: float | None) -> Deadline:
         """The deadline of a call that begins now: its own, or the client's."""

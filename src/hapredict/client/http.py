@@ -34,7 +34,9 @@ def new_id() -> str:
 class Left(dict[str, Any]):
     """A request's timeouts by phase, for httpx: each phase has what the ones before it left.
 
-    httpx by itself gives the whole time to each of connecting, sending and reading.
+    httpx by itself gives the whole time to each of connecting, sending and reading. What is left
+    when the body begins holds for each of its reads, so `check` comes between them. Looking up a
+    name has no time limit in Python.
     """
 
     def __init__(self, within_s: float, clock: Callable[[], float]) -> None:

@@ -64,16 +64,15 @@ class Client:
         `connections_max` connections are open, and kept for the next requests. `headers` go with
         every request.
         """
-        urls = (url,) if isinstance(url, str) else tuple(url)
         attempts = Attempts(
-            urls,
+            url,
             timeout_s=timeout_s,
             rounds_max=rounds_max,
             pause_s=pause_s,
             deadline_s=deadline_s,
-            budget=retry_budget or RetryBudget(),
+            budget=retry_budget,
             clock=clock,
-            chance=chance or random.Random(),
+            chance=chance,
         )
         self._calls = Calls(model, attempts, new_id)
         self._sleep = sleep
