@@ -217,9 +217,11 @@ def test_a_file_without_a_story_is_found(tmp_path):
     assert [fault for fault in faults if fault.startswith("data/x.py:1") and "docstring" in fault]
 
 
-def test_the_package_may_hand_out_names_lazily(tmp_path):
+def test_the_package_and_its_client_may_hand_out_names_lazily(tmp_path):
     door = '"""A house."""\n__all__ = ["A"]\n\ndef __getattr__(name):\n    return name\n'
-    assert faults_of(_build(tmp_path, {**SOUND, "__init__.py": door})) == []
+    doors = {"__init__.py": door, "client/__init__.py": door}
+    assert faults_of(_build(tmp_path, {**SOUND, **doors})) == []
+    assert faults_of(_build(tmp_path, {**SOUND, "data/__init__.py": door}))
 
 
 def test_a_long_file_is_found(tmp_path):

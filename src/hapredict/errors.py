@@ -32,6 +32,8 @@ class HapredictError(Exception):
 
     exit_code = 1
     """What a command ends with when this error reaches its end."""
+    rows: tuple[int, int] | None = None
+    """The rows of a caller's frame that it is about, from and to, if it is about some of them."""
 
 
 class TemporaryError(HapredictError):

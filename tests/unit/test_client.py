@@ -1,6 +1,5 @@
 """The client against the real app without a network, and against answers that no app gives."""
 
-import asyncio
 import json
 import random
 import subprocess
@@ -26,37 +25,10 @@ from hapredict.errors import (
 )
 from hapredict.serving.asgi import App
 from tests.support.bundles import rows_as_json, schema_of
-from tests.support.serving import Clock, FakeReplica, ask, not_ready
+from tests.support.clients import Nodes, Waits
+from tests.support.serving import Clock, FakeReplica, not_ready
 
 LABEL = Feedback("p-1", "yes")
-
-
-class Nodes(httpx.BaseTransport):
-    """Ingress nodes by host name: an app, a response, or what goes wrong on the way."""
-
-    def __init__(self, **nodes):
-        self.nodes = nodes
-        self.asked = []
-
-    def handle_request(self, request):
-        self.asked.append(request.url.host)
-        node = self.nodes[request.url.host]
-        if isinstance(node, list):
-            node = node.pop(0) if len(node) > 1 else node[0]
-        if isinstance(node, Exception):
-            raise node
-        if isinstance(node, httpx.Response):
-            return node
-        path, body = request.url.path.removeprefix("/orders"), request.read()
-        got = asyncio.run(ask(node, request.method, path, body, headers=dict(request.headers)))
-        return httpx.Response(got.status, headers=dict(got.headers), content=got.body)
-
-
-class Waits(list):
-    """A sleep that only writes down how long it was."""
-
-    def __call__(self, seconds):
-        self.append(seconds)
 
 
 def _client(nodes, *, model="orders", **options):
