@@ -16,8 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from hapredict.control.specs import read_spec
+from hapredict.errors import ClusterUnavailable
 from hapredict.serving.batch_plan import RECEIPTS, SUMMARY
+from hapredict.serving.decisions import Rule
 from hapredict.serving.ray_batch import Asked, predict_files
+from hapredict.serving.ray_batch_part import TRIES, Scorer, Work
 from tests.support.people import FIELDS, people
 
 JOB = Path(__file__).parents[2] / "jobs" / "batch_predict.py"
@@ -126,3 +129,24 @@ def test_a_killed_prediction_goes_on_and_ends_as_an_undisturbed_one(
     mended = predict(output)
     assert (mended.rows, mended.scored) == (ROWS, PART_ROWS)
     assert mended.summary["parts"] == summary["parts"]
+
+
+def test_a_part_that_kills_each_process_ends_the_prediction(model, tmp_path):
+    entry = model.catalog.latest()
+    work = Work(
+        model.store.url,
+        tmp_path.as_uri(),
+        model.name,
+        entry.state.versions[1],
+        Rule(),
+        model.spec.data,
+        (),
+        (),
+    )
+    scorer = Scorer(work)
+    for _ in range(TRIES):
+        scorer.begin_again("_parts/key/000001.json", "run-1")
+    with pytest.raises(ClusterUnavailable, match="for want of memory"):
+        scorer.begin_again("_parts/key/000001.json", "run-1")
+    scorer.begin_again("_parts/key/000001.json", "run-2")
+    scorer.begin_again("_parts/key/000002.json", "run-1")

@@ -163,7 +163,7 @@ def test_rows_without_id_and_time_are_answered_too(batch):
 def test_a_feature_that_is_not_there_is_named(batch):
     with pytest.raises(DataError, match="收入"):
         batch(frame().drop(columns="收入"))
-    with pytest.raises(DataError, match="sighs: no such column.*kept"):
+    with pytest.raises(DataError, match=r"sighs: no such column.*kept"):
         batch(frame(), keep=("sighs",))
 
 

@@ -56,8 +56,6 @@ from hapredict.spec import Spec
 
 FORMAT = 2
 """Of the output folder; a folder of another one is not gone on with."""
-TRIES = 4
-"""Processes that may die of one part before the prediction fails."""
 _THREADS = 16
 
 Tell = Callable[[Progress], None]
@@ -267,8 +265,6 @@ def _scored(work: Work, plan: Plan, left: Sequence[Part], actors: int) -> Iterat
         batch_size=None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(actors, len(rows)))),
-        # a part that kills its process must not do so for ever
-        max_task_retries=TRIES - 1,
     )
     try:
         for row in told.iter_rows():

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 from numpy.typing import NDArray
 from pyarrow import csv, fs
 
 from hapredict.data.arrow import table_of_arrow
 from hapredict.data.ray_dataset import columns_of_frame, csv_options
-from hapredict.errors import DataError, GateRefused, HapredictError, Problem
+from hapredict.errors import ClusterUnavailable, DataError, GateRefused, HapredictError, Problem
 from hapredict.registry.catalog import Version
 from hapredict.registry.store import encode_json, open_store
 from hapredict.sections import DataSpec
@@ -34,6 +35,8 @@ READ_ROWS = 16_384
 """Rows that are read at a time."""
 GROUP_ROWS = 131_072
 """Rows of a row group of the output."""
+TRIES = 4
+"""Times that a part is begun again by processes that were started again."""
 _BUFFER_BYTES = 1 << 20
 _HEADER_BYTES = 1 << 20
 _BLOCK_BYTES_MAX = 2**31 - 1
@@ -70,8 +73,11 @@ class Scorer:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, list[bytes]]:
         """The receipts of parts, pickled; in the place of one a HapredictError, if it is that."""
         found: list[bytes] = []
+        here = ray.get_runtime_context()
         for part, name, receipt in zip(batch["part"], batch["file"], batch["receipt"], strict=True):
             try:
+                if here.was_current_actor_reconstructed:
+                    self.begin_again(str(receipt), here.get_job_id())
                 told: Any = self.score(
                     Part.from_json(json.loads(str(part))), str(name), str(receipt)
                 )
@@ -79,6 +85,21 @@ class Scorer:
                 told = error
             found.append(pickle.dumps(told))
         return {"told": found}
+
+    def begin_again(self, path: str, run: str) -> None:
+        """Count that a process which was started again begins the part with this receipt.
+
+        Ray Data starts processes again for ever, and a part that is too large for the memory would
+        kill each of them. Raises ClusterUnavailable once that has gone on for long enough.
+        """
+        folder = f"{path.removesuffix('.json')}.tries-{run}"
+        tries = len(self._output.list(folder))
+        if tries >= TRIES:
+            raise ClusterUnavailable(
+                f"the processes that scored {path} died {tries} times, perhaps for want of memory; "
+                "the same call again goes on where it stopped"
+            )
+        self._output.put(f"{folder}/{tries}", b"{}")
 
     def score(self, part: Part, name: str, path: str) -> Receipt:
         """Write the part's answers to `name`, and then that they are there to `path`.
