@@ -24,13 +24,13 @@ from hapredict.serving.ray_batch_part import TRIES, Scorer, Work
 from tests.support.people import FIELDS, people
 
 JOB = Path(__file__).parents[2] / "jobs" / "batch_predict.py"
-ROWS, PART_ROWS = 4000, 20
+ROWS, PART_ROWS = 1600, 20
 WAIT_S = 120
 
 
 @pytest.fixture(scope="module")
 def source(model):
-    """Rows in two hundred row groups, two of them in a part of their own."""
+    """Rows in eighty row groups, each a part."""
     folder = Path(model.home) / "data" / "killed"
     folder.mkdir(parents=True)
     rows = pa.Table.from_pandas(pd.DataFrame(people(ROWS, seed=9))[list(FIELDS)])

@@ -95,7 +95,7 @@ def answer_table(loaded: Loaded, table: Table, rule: Rule) -> dict[str, NDArray[
 
     Scores and extras are float32. Decisions are texts, or the float32 value of a regression.
     """
-    answers = [loaded.answer(piece) for piece in _slices(table)]
+    answers = [loaded.answer(piece) for piece in slices(table)]
     scores = np.concatenate([scores for scores, _ in answers])
     extras = [extras for _, extras in answers if extras is not None]
     return decide(loaded, scores, np.concatenate(extras) if extras else None, rule)
@@ -115,7 +115,8 @@ def decide(
     return dict(zip(names_of(schema, loaded.engine.extras), values, strict=True))
 
 
-def _slices(table: Table) -> Iterator[Table]:
+def slices(table: Table) -> Iterator[Table]:
+    """The table's rows in their order, CALL_ROWS at a time."""
     rows = rows_of(table)
     for start in range(0, max(rows, 1), CALL_ROWS):
         yield {name: column[start : start + CALL_ROWS] for name, column in table.items()}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ class Scorer:
         GateRefused if a score is not a number, StoreUnavailable.
         """
         began_s = time.process_time()
-        made = _Made()
+        made = Made()
         for piece in part.pieces:
             for rows in read(piece, self._work.wanted, self._work.data):
                 made.add(*answers_of(self._loaded, rows, self._work.kept, self._work.rule, piece))
@@ -138,6 +138,17 @@ def answers_of(
     """
     table, unreadable = table_of_arrow(loaded.schema, rows, plain)
     answers = answer_table(loaded, table, rule)
+    return output_of(loaded, rows, kept, answers, piece), int(unreadable.sum())
+
+
+def output_of(
+    loaded: Loaded,
+    rows: pa.Table,
+    kept: Sequence[str],
+    answers: Mapping[str, NDArray[Any]],
+    piece: Piece,
+) -> pa.Table:
+    """The columns that are kept, and the answers. Raises GateRefused as `answers_of`."""
     finite = [np.isfinite(answers[name]) for name in score_names(loaded.schema)]
     wrong = int((~np.logical_and.reduce(finite)).sum())
     if wrong:
@@ -147,21 +158,23 @@ def answers_of(
     columns = {name: rows[name] for name in kept} | {
         name: pa.array(values) for name, values in answers.items()
     }
-    return pa.table(columns), int(unreadable.sum())
+    return pa.table(columns)
 
 
-class _Made:
+class Made:
     """A file of the output as it grows: at most GROUP_ROWS and a stretch are not encoded yet."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.unreadable = 0
+        """Rows with a value that could not be read."""
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._sink = pa.BufferOutputStream()
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, rows: pa.Table, unreadable: int) -> None:
+        """Rows for the file; they may be written later. Raises DataError if they do not fit."""
         self.rows += rows.num_rows
         self.unreadable += unreadable
         self._waiting.append(rows)
