@@ -118,14 +118,14 @@ def _whole(store: Store, spec: Spec, folder: Path) -> None:
             moments = []
             done = predict_files(store, spec, asked, folder, moments.append)
             wall_s = time.perf_counter() - began_s
-            # after the first part the pool is there
-            first, last = moments[1], moments[-1]
+            # the pool is there when each process has answered a part
+            first, last = moments[actors], moments[-1]
             steady = (last.rows - first.rows) / (last.seconds - first.seconds)
             pool = done.summary["cpu_s"] / ROWS * 1e6
             found.append((ROWS / wall_s, steady, pool))
         rates = [statistics.median(column) for column in zip(*found[1:], strict=True)]
         print(f"  {actors} processes: {rates[0]:9,.0f} rows/s in all", end="")
-        print(f"   {rates[1]:9,.0f} rows/s after the first part", end="")
+        print(f"   {rates[1]:9,.0f} rows/s once all processes are there", end="")
         print(f"   {rates[2]:5.2f} us of CPU time a row in the processes")
 
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from hapredict.control.specs import read_spec
-from hapredict.errors import ClusterUnavailable
-from hapredict.serving.batch_plan import RECEIPTS, SUMMARY
+from hapredict.errors import ClusterUnavailable, DataError
+from hapredict.serving.batch_plan import RECEIPTS, SUMMARY, parts_of
 from hapredict.serving.decisions import Rule
 from hapredict.serving.ray_batch import Asked, predict_files
-from hapredict.serving.ray_batch_part import TRIES, Scorer, Work
-from tests.support.people import FIELDS, people
+from hapredict.serving.ray_batch_part import TRIES, Scorer, Work, look_at
+from tests.support.people import FIELDS, people, write
 
 JOB = Path(__file__).parents[2] / "jobs" / "batch_predict.py"
 ROWS, PART_ROWS = 1600, 20
@@ -131,19 +131,39 @@ def test_a_killed_prediction_goes_on_and_ends_as_an_undisturbed_one(
     assert mended.summary["parts"] == summary["parts"]
 
 
-def test_a_part_that_kills_each_process_ends_the_prediction(model, tmp_path):
-    entry = model.catalog.latest()
-    work = Work(
-        model.store.url,
-        tmp_path.as_uri(),
-        model.name,
-        entry.state.versions[1],
-        Rule(),
-        model.spec.data,
-        (),
-        (),
-    )
-    scorer = Scorer(work)
+@pytest.fixture
+def scorer(model, tmp_path):
+    """A scoring process's inside, in this process."""
+    version = model.catalog.latest().state.versions[1]
+    wanted = tuple(column for column in FIELDS if column != "time")
+    output = (tmp_path / "out").as_uri()
+    where = (model.store.url, output, model.name, version)
+    return Scorer(Work(*where, Rule(), model.spec.data, wanted, ("order",)))
+
+
+def test_a_file_that_changes_on_the_way_is_not_scored(scorer, tmp_path):
+    file = tmp_path / "rows.csv"
+    write(file, people(30, seed=3))
+    (part,) = parts_of([look_at(str(file))])
+    assert scorer.score(part, "part.parquet", "_parts/part.json").rows == 30
+    write(file, people(31, seed=3))
+    with pytest.raises(DataError, match=r"rows\.csv: was changed"):
+        scorer.score(part, "part.parquet", "_parts/part.json")
+    file.unlink()
+    with pytest.raises(DataError, match=r"rows\.csv: was changed"):
+        scorer.score(part, "part.parquet", "_parts/part.json")
+
+
+def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path):
+    (tmp_path / "rows.parquet").write_text("no Parquet")
+    with pytest.raises(DataError, match=r"rows\.parquet: cannot be read as Parquet"):
+        look_at(str(tmp_path / "rows.parquet"))
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n1,2,3\n")
+    with pytest.raises(DataError, match=r"rows\.csv: cannot be read as CSV.*Expected 2 columns"):
+        look_at(str(tmp_path / "rows.csv"))
+
+
+def test_a_part_that_kills_each_process_ends_the_prediction(scorer):
     for _ in range(TRIES):
         scorer.begin_again("_parts/key/000001.json", "run-1")
     with pytest.raises(ClusterUnavailable, match="for want of memory"):
