@@ -17,7 +17,8 @@ from hapredict.control import ray_job, ray_retrain, runs
 from hapredict.control.specs import home_store, read_spec
 from hapredict.errors import Conflict, DataError, GateRefused, NotFound, SpecError, UnknownName
 from hapredict.registry.catalog import Version
-from hapredict.serving.ray_batch import SUMMARY, predict_files
+from hapredict.serving.batch_plan import SUMMARY
+from hapredict.serving.ray_batch import Asked, predict_files
 from hapredict.training.metrics import Verdict
 from tests.support.people import FIELDS, people, sent, small_spec, write
 
@@ -106,11 +107,10 @@ def test_a_job_with_data_that_cannot_be_learned_from_fails_with_a_sentence(
 def test_a_batch_job_answers_as_the_service_does(cluster, folder, store):
     rows = people(300, seed=6)
     write(Path(cluster.home) / "data" / "batch.csv", rows)
-    entry = ("jobs/batch_predict.py", MODEL, "data/batch.csv", "out/by_job")
+    entry = ("jobs/batch_predict.py", MODEL, "data/batch.csv", "out/by_job", "-o", "json")
     succeeded, log = submit(cluster, folder, *entry)
     assert succeeded, log
-    assert f"300 rows answered by v1 of '{MODEL}'" in log
-    assert "rows/s" in log
+    assert "1 of 1 parts, 300 rows" in log
     output = Path(cluster.home) / "out" / "by_job"
     table = pq.read_table(output).to_pydict()
     assert list(table) == ["order", "time", "score", "decision", "model_version"]
@@ -121,6 +121,9 @@ def test_a_batch_job_answers_as_the_service_does(cluster, folder, store):
     np.testing.assert_allclose(table["score"], [a["score"] for a in live], atol=1e-6)
     summary = json.loads((output / SUMMARY).read_text())
     assert (summary["complete"], summary["rows"], summary["unreadable"]) == (True, 300, 0)
+    assert summary["rows_per_s"] > 0
+    told = next(json.loads(line) for line in log.splitlines() if line.startswith("{"))
+    assert told == {**summary, "output": str(output)}
 
 
 @pytest.fixture
@@ -130,7 +133,7 @@ def batch(cluster, store, tmp_path):
     def go(frame, output="out", **more):
         frame.to_parquet(tmp_path / "rows.parquet")
         spec = read_spec(store, MODEL)
-        done = predict_files(store, spec, "rows.parquet", output, tmp_path, **more)
+        done = predict_files(store, spec, Asked("rows.parquet", output, **more), tmp_path)
         return pq.read_table(tmp_path / output).to_pandas(), done
 
     return go
@@ -152,19 +155,21 @@ def test_rows_that_cannot_be_read_are_answered_as_missing_and_counted(cluster, b
 
 
 def test_rows_without_id_and_time_are_answered_too(batch):
-    table, _ = batch(frame().drop(columns=["order", "time"]))
-    assert list(table) == ["score", "decision", "model_version"]
+    table, _ = batch(frame().drop(columns=["order", "time"]), keep=("age",))
+    assert list(table) == ["age", "score", "decision", "model_version"]
     assert len(table) == 40
 
 
 def test_a_feature_that_is_not_there_is_named(batch):
     with pytest.raises(DataError, match="收入"):
         batch(frame().drop(columns="收入"))
+    with pytest.raises(DataError, match=r"sighs: no such column.*kept"):
+        batch(frame(), keep=("sighs",))
 
 
 def test_an_output_is_not_overwritten_unless_it_is_asked_for(batch, tmp_path):
     batch(frame(40))
-    with pytest.raises(Conflict, match="earlier batch prediction"):
+    with pytest.raises(Conflict, match="something else: its input was 1 files"):
         batch(frame(20))
     table, _ = batch(frame(20), overwrite=True)
     assert len(table) == 20

@@ -108,10 +108,7 @@ def open_dataset(files: Sequence[str], spec: DataSpec) -> ray.data.Dataset:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    # text stays text: inference would take the zeros off "00123"
-    named = {name for name, kind in spec.columns.items() if kind not in {"number", "time"}}
-    texts = dict.fromkeys(named | ({spec.id} if spec.id is not None else set()), pa.string())
-    options = csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
+    options = csv_options(spec)
     sets = []
     try:
         sets += [
@@ -134,6 +131,14 @@ def open_dataset(files: Sequence[str], spec: DataSpec) -> ray.data.Dataset:
         problems = tuple(Problem(name, fault) for name, fault in faults if fault)
         told = str(getattr(error, "cause", None) or error).strip() or repr(error)
         raise DataError(problems or f"the files cannot be read: {told.splitlines()[0]}") from error
+
+
+def csv_options(spec: DataSpec) -> csv.ConvertOptions:
+    """How columns of a CSV file are read: text stays text, and an empty one is missing."""
+    # inference would take the zeros off "00123"
+    named = {name for name, kind in spec.columns.items() if kind not in {"number", "time"}}
+    texts = dict.fromkeys(named | ({spec.id} if spec.id is not None else set()), pa.string())
+    return csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
 
 
 def _alike(files: Sequence[str]) -> list[list[str]]:

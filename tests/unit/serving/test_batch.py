@@ -10,9 +10,9 @@ from hapredict.registry.catalog import Catalog, CatalogState
 from hapredict.registry.store import open_store
 from hapredict.serving.answers import scores_and_decisions
 from hapredict.serving.batch import (
-    UNREADABLE,
+    CALL_ROWS,
     Predicted,
-    answer_columns,
+    answer_table,
     chosen_version,
     names_of,
 )
@@ -48,26 +48,25 @@ def test_scores_and_decisions_are_those_of_a_live_answer(store, task, costs):
     scores = loaded.scores(schema.table(columns))
     # a threshold that one of the rows meets exactly
     rule = Rule(float(scores[7, 0])) if costs is None else Rule(costs=costs)
-    found = answer_columns(loaded, columns, rule)
+    found = answer_table(loaded, schema.table(columns), rule)
     _, decisions = scores_and_decisions(Live(schema, scores, rule))
     *names, decision, version = names_of(schema)
     np.testing.assert_array_equal(np.stack([found[name] for name in names], axis=1), scores)
     assert found[decision].tolist() == decisions
     assert set(found[version].tolist()) == {1}
-    assert not found[UNREADABLE].any()
 
 
 def test_what_a_version_says_beside_its_scores_has_columns_of_its_own(store):
     extras = ("q0.1", "uncertainty")
     loaded = load_version(store, MODEL, publish_linear(store, extras=extras))
     columns = columns_of(6, seed=2)
-    found = answer_columns(loaded, columns, Rule())
+    found = answer_table(loaded, loaded.schema.table(columns), Rule())
     names = ("score", "decision", "model_version", *extras)
-    assert tuple(found) == (*names_of(loaded.schema, extras), UNREADABLE) == (*names, UNREADABLE)
+    assert tuple(found) == names_of(loaded.schema, extras) == names
     _, said = loaded.answer(loaded.schema.table(columns))
     np.testing.assert_array_equal(found["uncertainty"], said[:, 1])
     with pytest.raises(DataError, match=r"q0\.1"):
-        names_of(replace(TASKS["binary"], id="q0.1"), extras)
+        names_of(loaded.schema, extras, kept=("q0.1",))
 
 
 def test_a_threshold_between_two_float32_numbers_decides_as_live(store):
@@ -77,18 +76,17 @@ def test_a_threshold_between_two_float32_numbers_decides_as_live(store):
     scores = loaded.scores(schema.table(columns))
     rule = Rule(float(scores[2, 0]) + 1e-10)
     _, decisions = scores_and_decisions(Live(schema, scores, rule))
-    assert answer_columns(loaded, columns, rule)["decision"].tolist() == decisions
+    found = answer_table(loaded, schema.table(columns), rule)
+    assert found["decision"].tolist() == decisions
 
 
-def test_a_value_that_cannot_be_read_counts_as_missing_and_is_told(store):
-    loaded = load_version(store, MODEL, publish_linear(store))
-    columns = {name: np.array(values, object) for name, values in columns_of(6, seed=5).items()}
-    missing = {**columns, "distance": columns["distance"].copy()}
-    missing["distance"][1] = None
-    columns["distance"][1] = "far"
-    found, expected = (answer_columns(loaded, given, Rule()) for given in (columns, missing))
-    assert found[UNREADABLE].tolist() == [False, True, False, False, False, False]
-    np.testing.assert_array_equal(found["score"], expected["score"])
+def test_rows_are_answered_in_their_order_however_many_calls_it_takes(store):
+    loaded = load_version(store, MODEL, publish_linear(store, extras=("uncertainty",)))
+    table = loaded.schema.table(columns_of(2 * CALL_ROWS + 3, seed=1))
+    found = answer_table(loaded, table, Rule())
+    scores, extras = loaded.answer(table)
+    np.testing.assert_allclose(found["score"], scores[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found["uncertainty"], extras[:, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_several_classes_have_a_score_each():
@@ -101,10 +99,10 @@ def test_several_classes_have_a_score_each():
     )
 
 
-@pytest.mark.parametrize("extra", ["score", "decision", UNREADABLE])
-def test_an_id_with_the_name_of_an_answer_is_refused(extra):
-    with pytest.raises(DataError, match=extra):
-        names_of(replace(TASKS["binary"], id=extra))
+@pytest.mark.parametrize("kept", ["score", "decision"])
+def test_a_column_with_the_name_of_an_answer_is_not_kept(kept):
+    with pytest.raises(DataError, match=kept):
+        names_of(TASKS["binary"], kept=(kept,))
 
 
 def test_the_champion_answers_unless_a_version_is_named(store):
@@ -121,8 +119,13 @@ def test_the_champion_answers_unless_a_version_is_named(store):
 
 
 def test_the_sentence_says_how_many_how_fast_and_what_could_not_be_read():
-    done = Predicted("orders", 3, rows=2000, unreadable=7, seconds=0.5, output="out")
+    done = Predicted("orders", 3, 2000, 7, scored=2000, seconds=0.5, output="out", summary={})
     assert done.sentence() == (
         "2,000 rows answered by v3 of 'orders' in 0.5 s (4,000 rows/s); 7 of them have unreadable "
         "values, taken as missing"
     )
+    some = replace(done, scored=500, unreadable=0)
+    assert some.sentence() == (
+        "2,000 rows answered by v3 of 'orders', 500 of them now, in 0.5 s (1,000 rows/s)"
+    )
+    assert replace(some, scored=0).sentence().endswith("; all of them were there already")
