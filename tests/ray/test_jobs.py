@@ -179,6 +179,17 @@ def test_an_output_is_not_overwritten_unless_it_is_asked_for(batch, tmp_path):
         batch(frame(20), "mine", overwrite=True)
 
 
+def test_an_output_in_the_folder_of_the_input_is_no_input(store, tmp_path):
+    (tmp_path / "data").mkdir()
+    frame(40).to_parquet(tmp_path / "data" / "rows.parquet")
+    spec = read_spec(store, MODEL)
+    for scored in (40, 0):
+        done = predict_files(store, spec, Asked("data", "data/out"), tmp_path)
+        assert (done.rows, done.scored) == (40, scored)
+    with pytest.raises(DataError, match="holds all files of the input"):
+        predict_files(store, spec, Asked("data/out", "data/out"), tmp_path)
+
+
 def test_a_version_that_was_never_published_is_unknown(batch):
     with pytest.raises(UnknownName, match="known: 1"):
         batch(frame(), version=9)

@@ -101,12 +101,12 @@ def predict_files(
     chosen = chosen_version(entry.state, asked.version)
     loaded = load_version(store, spec.name, chosen)
     schema = loaded.schema
-    files = _look_at_all(_files_of(spec, asked.source, home))
+    url = asked.output if "://" in asked.output else str((home / asked.output).absolute())
+    files = _look_at_all(_outside(url, _files_of(spec, asked.source, home)))
     kept = kept_of(schema, files, asked.keep)
     names_of(schema, loaded.engine.extras, kept)
     rule = Rule.of(spec.serving)
     plan = Plan(_about(spec, chosen, rule, kept, files, asked.part_rows), _parts(files, asked))
-    url = asked.output if "://" in asked.output else str((home / asked.output).absolute())
     folder = _Folder(open_store(url), url, plan)
     folder.claim(overwrite=asked.overwrite)
     receipts = folder.receipts()
@@ -186,6 +186,18 @@ def _files_of(spec: Spec, source: str, home: Path) -> tuple[str, ...]:
     if not names:
         raise DataError((Problem(source, "has no file that ends in .parquet or .csv"),))
     return tuple(names)
+
+
+def _outside(output: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names that are not in the output, which may lie in the folder of the input."""
+
+    def resolved(name: str) -> str:
+        return name.rstrip("/") if "://" in name else str(Path(name).resolve())
+
+    found = tuple(name for name in names if not resolved(name).startswith(f"{resolved(output)}/"))
+    if not found:
+        raise DataError((Problem(output, "holds all files of the input; name another folder"),))
+    return found
 
 
 def _look_at_all(names: Sequence[str]) -> list[File]:
