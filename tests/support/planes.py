@@ -101,14 +101,14 @@ class Caller:
                 await self.writer.drain()
             await asyncio.sleep(0)
 
-    async def hear(self, replies: int, wait_s: float = 5.0) -> list[Got]:
+    async def hear(self, replies: int, wait_s: float = 20.0) -> list[Got]:
         """All replies so far, once there are so many or the server has closed."""
         async with asyncio.timeout(wait_s):
             while len(self.got) < replies and not self.closed:
                 await self._read()
         return self.got
 
-    async def ended(self, wait_s: float = 5.0) -> bool:
+    async def ended(self, wait_s: float = 20.0) -> bool:
         """Waits until the server closes; whether it did."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
