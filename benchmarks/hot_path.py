@@ -18,14 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import uvicorn
 from bench_model import columns_of, fitted, publish, rows_of
 from uvicorn.server import ServerState
 
-from hapredict.registry.store import open_store
+from hapredict.registry.catalog import Catalog
+from hapredict.registry.store import Store, open_store
 from hapredict.serving import fast_http
 from hapredict.serving.answers import Part, Request, Shared
 from hapredict.serving.asgi import App
+from hapredict.serving.engine import load_version
 from hapredict.serving.exchange import version_header
 from hapredict.serving.protocols import V1Rows
 from hapredict.serving.reader import Reader
@@ -34,6 +37,7 @@ from hapredict.serving.replies import Reply
 
 ROUNDS, TURNS = 9, 300
 SIZES = (1, 4, 16)
+VERSIONS = 100
 HEADS = (
     "host: 127.0.0.1:8000",
     "content-type: application/json",
@@ -105,6 +109,21 @@ async def main() -> None:
     print("|---|" + "---|" * len(SIZES))
     for name in found[SIZES[0]]:
         print(f"| {name} | " + " | ".join(f"{found[size][name]:.1f}" for size in SIZES) + " |")
+    _loads(store)
+
+
+def _loads(store: Store) -> None:
+    """Print what a loaded version takes, warmed and compared with its golden scores."""
+    latest = Catalog(store, "bench").latest()
+    if latest is None:
+        raise SystemExit("nothing was published")
+    version, process = latest.state.versions[1], psutil.Process()
+    held = [load_version(store, "bench", version)]
+    before, began = process.memory_full_info().uss, time.process_time()
+    held += [load_version(store, "bench", version) for _ in range(VERSIONS)]
+    took_ms = 1000 * (time.process_time() - began) / VERSIONS
+    each_mb = (process.memory_full_info().uss - before) / VERSIONS / 1e6
+    print(f"a loaded version: {each_mb:.1f} MB, {took_ms:.1f} ms of processor time to load")
 
 
 async def _measure(app: App, replica: Replica, bodies: list[bytes], size: int) -> dict[str, float]:

@@ -111,7 +111,7 @@ def deploy(spec: Spec, store_url: str, home: Path) -> None:
         autoscaling_config=autoscaling(serving),
         ray_actor_options={"num_cpus": serving.num_cpus},
         health_check_period_s=2,
-        health_check_timeout_s=10,
+        health_check_timeout_s=5,  # three in a row, and a replica that hangs is replaced
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=10,
         max_surge_percent=100,
