@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -32,6 +33,7 @@ from hapredict.registry import catalog as transitions  # noqa: E402
 from hapredict.registry.catalog import Catalog, CatalogState  # noqa: E402
 from hapredict.registry.store import open_store  # noqa: E402
 from hapredict.spec import build_spec  # noqa: E402
+from tests.support.bundles import change  # noqa: E402
 from tests.support.load import Load  # noqa: E402
 
 REST_S = 1.5
@@ -102,25 +104,15 @@ def _measure(home: Path, replicas: int, swaps: int, callers: int) -> None:
     ray_embedded.start(home, serve_port=0)
     ray_embedded.connect(home)
     applied = apply(spec, home, lambda *_: None, wait_s=180)
-    catalog = Catalog(store, spec.name)
 
-    def move(change: Callable[[CatalogState], CatalogState]) -> float:
-        entry = catalog.latest()
-        now_s = time.time()
-        catalog.append(
-            entry,
-            change(entry.state),
-            action="Test",
-            reason="measured",
-            at_s=now_s,
-            event_s=now_s,
-            actor="benchmark",
-        )
+    def move(transition: Callable[..., CatalogState], *values: Any) -> float:
+        change(store, transition, *values, model=spec.name)
         return time.time()
 
-    move(lambda state: transitions.pause(state, "measured"))
+    move(transitions.pause, "measured")
     # the same bundle under another number: what is measured is the change, not the model
-    move(lambda state: transitions.publish(state, replace(state.versions[1], number=2)))
+    first = Catalog(store, spec.name).entries()[0].state.versions[1]
+    move(transitions.publish, replace(first, number=2))
     watch = Watch()
     body = {"instances": rows_of(columns)[:3]}
     url = f"{applied.url}/v1/models/{spec.name}:predict"
@@ -130,13 +122,13 @@ def _measure(home: Path, replicas: int, swaps: int, callers: int) -> None:
         for number in range(swaps):
             name = list(took)[number % 2]
             if name == "promote":
-                move(lambda state: transitions.shadow(state, 2, time.time()))
+                move(transitions.shadow, 2, time.time())
                 time.sleep(REST_S)
-                former, change = 1, transitions.promote
+                former, transition = 1, transitions.promote
             else:
-                former, change = 2, transitions.roll_back
+                former, transition = 2, transitions.roll_back
             watch.forget()
-            at_s = move(lambda state, change=change: change(state, time.time()))
+            at_s = move(transition, time.time())
             time.sleep(REST_S + 0.137 * (number % 4))
             took[name].append(max(0.0, watch.last_s.get(former, at_s) - at_s))
     print(f"{replicas} replicas, {callers} callers, {load.answered:,} requests of 3 rows")

@@ -16,6 +16,7 @@ from hapredict.errors import Conflict
 from hapredict.registry import catalog as transitions
 from hapredict.serving.ray_serve import deploy, replica_states
 from hapredict.spec import build_spec
+from tests.support.bundles import change
 from tests.support.clusters import WAIT_S, eventually, post, serve_model
 from tests.support.load import Load
 from tests.support.people import people, sent, small_spec, write
@@ -46,26 +47,16 @@ def unshaken(cluster):
     model = serve_model(spec, home)
     runs.request_retrain(model.store, MODEL, "a second version")
     eventually(lambda: model.state.challenger == 2, wait_s=180)
-    move(model, lambda state: transitions.pause(state, "a test decides"))
-    move(model, lambda state: transitions.abort(state, time.time()))
+    move(model, transitions.pause, "a test decides")
+    move(model, transitions.abort, time.time())
     return model
 
 
-def move(model, change):
-    """Append what `change` makes of the state; again if somebody else was faster."""
+def move(model, transition, *values):
+    """Append what a transition makes of the state; again if somebody else was faster."""
     while True:
-        entry = model.catalog.latest()
-        at_s = time.time()
         with contextlib.suppress(Conflict):
-            model.catalog.append(
-                entry,
-                change(entry.state),
-                action="Test",
-                reason="a test decides",
-                at_s=at_s,
-                event_s=at_s,
-                actor="tests",
-            )
+            change(model.store, transition, *values, model=MODEL)
             return
 
 
@@ -88,14 +79,14 @@ class Swaps:
 
     def _work(self):
         steps = (
-            lambda state: transitions.shadow(state, 2, time.time()),
-            lambda state: transitions.share(state, 0.5, time.time()),
-            lambda state: transitions.promote(state, time.time()),
-            lambda state: transitions.roll_back(state, time.time()),
+            (transitions.shadow, 2),
+            (transitions.share, 0.5),
+            (transitions.promote,),
+            (transitions.roll_back,),
         )
         while not self._stop.is_set():
             for step in steps:
-                move(self._model, step)
+                move(self._model, *step, time.time())
                 self._stop.wait(SWAP_S / len(steps))
             self.count += 1
 

@@ -16,7 +16,7 @@ from ray import serve
 
 from hapredict.control import runs
 from hapredict.control.ray_cluster import controller, controller_reason
-from hapredict.control.ray_embedded import find
+from hapredict.control.ray_embedded import DEFAULT_GRPC_PORT, DEFAULT_PORT, find
 from hapredict.control.ray_status import check_data
 from hapredict.control.specs import read_spec, remember, store_url, write_spec
 from hapredict.errors import (
@@ -35,8 +35,6 @@ from hapredict.serving.ray_serve import deploy, is_deployed, start_serve
 from hapredict.spec import Spec
 
 LOOK_S = 0.2
-DEFAULT_PORT = 8000
-DEFAULT_GRPC_PORT = 9000
 
 Tell = Callable[[str, runs.Record | None], None]
 """Hears what is going on: a sentence, and the run if there is one."""

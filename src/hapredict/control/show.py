@@ -6,18 +6,43 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from hapredict.control.runs import Record
 from hapredict.registry.catalog import CatalogState, Entry
 
 
-class Shown:
+class Displayed:
+    """What a `with` starts and stops: a bar or a table of rich, or nothing."""
+
+    display: Progress | Live | None = None
+
+    def __enter__(self) -> Self:
+        if self.display is not None:
+            self.display.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.display is not None:
+            self.display.stop()
+            self.stopped()
+
+    def stopped(self) -> None:
+        """Say what is to stay when the display is gone."""
+
+
+class Shown(Displayed):
     """A progress bar of one `apply`: `tell` it what goes on. Use it in a `with`."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._bar = Progress(
+        self.display = self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),  # brackets in a sentence are text
             BarColumn(bar_width=30),
@@ -28,18 +53,6 @@ class Shown:
         )
         self._task = self._bar.add_task("", total=None, loss="")
         self._said = ""
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
 
     def tell(self, sentence: str, record: Record | None) -> None:
         """Show a sentence, and how far the run is; each new sentence also stays as a line."""

@@ -1,24 +1,22 @@
 """How a batch prediction looks while it runs: a bar on a terminal, else a line now and then."""
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from hapredict.control.show import Displayed
 from hapredict.serving.batch_plan import Progress
 
 LINE_S = 5.0
 """Seconds between two lines."""
 
 
-class BatchShown:
+class BatchShown(Displayed):
     """The progress of a batch prediction: `show` it. Use it in a `with`."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._bar = (
+        self.display = self._bar = (
             Bar(
                 BarColumn(bar_width=30),
                 TextColumn("{task.description}", markup=False),
@@ -30,20 +28,6 @@ class BatchShown:
         )
         self._task = self._bar.add_task("", total=None) if self._bar is not None else None
         self._said: Progress | None = None
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def show(self, progress: Progress) -> None:
         """Show how far it is: at once on a terminal, else at the ends and each LINE_S seconds."""

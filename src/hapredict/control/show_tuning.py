@@ -1,7 +1,6 @@
 """How a search looks while it runs and when it has ended: a table on a terminal, else lines."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -9,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hapredict.control.patching import yaml_of
+from hapredict.control.show import Displayed
 from hapredict.control.tuning import Progress
 from hapredict.training.search import Trial
 from hapredict.training.space import difference
@@ -18,12 +18,12 @@ _LINES_A_TRIAL = 2
 _STYLES = {"running": "cyan", "finished": "", "stopped": "dim", "failed": "red"}
 
 
-class TuningShown:
+class TuningShown(Displayed):
     """The trials of a search as they come: `show` it the progress. Use it in a `with`."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._live = (
+        self.display = self._live = (
             Live(console=self._console, auto_refresh=False, transient=True)
             if self._console.is_terminal
             else None
@@ -31,20 +31,7 @@ class TuningShown:
         self._said: set[str] = set()
         self._last: Progress | None = None
 
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is None:
-            return
-        self._live.stop()
+    def stopped(self) -> None:
         if self._last is not None and self._last.trials:
             self._console.print(progress_table(self._last))
 

@@ -54,11 +54,6 @@ class Answering:
         self.drain = self._batcher.drain
         self.written = self._batcher.written
 
-    @property
-    def ongoing(self) -> int:
-        """Requests that wait for the model."""
-        return self._admission.ongoing
-
     def settings(self) -> ServingSpec:
         """The settings of now, for a request that may come in.
 
@@ -112,14 +107,7 @@ class Answering:
                 return
             replied(reply)
 
-        self._admission.enter(self._clock(), deadline_s)
-        try:
-            waiting, request = read()
-        except BaseException:
-            self._admission.leave(self._clock())
-            raise
-        waiting.version, waiting.deadline_s = version, deadline_s
-        self._batcher.submit(waiting)
+        request = self._submit(read, version, deadline_s)
 
     async def reply(
         self,
@@ -151,16 +139,28 @@ class Answering:
             self._admission.leave(self._clock())
             future.take(part)
 
+        def judge() -> tuple[Waiting, Request]:
+            return Waiting(request.rows, done, table=self._table(request.columns)), request
+
+        self._submit(judge, request.version, deadline_s)
+        return await future.value(self.written), request
+
+    def _submit(
+        self,
+        read: Callable[[], tuple[Waiting, Request]],
+        version: int | None,
+        deadline_s: float | None,
+    ) -> Request:
+        """Admit what `read` reads; whoever waits leaves again when it is done."""
         self._admission.enter(self._clock(), deadline_s)
         try:
-            table = self._table(request.columns)
+            waiting, request = read()
         except BaseException:
             self._admission.leave(self._clock())
             raise
-        waiting = Waiting(request.rows, done, table=table)
-        waiting.version, waiting.deadline_s = request.version, deadline_s
+        waiting.version, waiting.deadline_s = version, deadline_s
         self._batcher.submit(waiting)
-        return await future.value(self.written), request
+        return request
 
     def _table(self, columns: Columns) -> Table:
         return self._replica.schema.table(columns, time_required=self._time_required())

@@ -31,8 +31,8 @@ from hapredict.serving.exchange import (
     Send,
     pattern_of,
     read_body,
+    read_deadline_s,
     read_version,
-    read_wait_s,
     sent_request_id,
     write,
 )
@@ -226,8 +226,7 @@ class App:
 
         try:
             self._answering.settings()
-            sent = headers.get(b"x-deadline-ms")
-            deadline_s = None if sent is None else start_s + read_wait_s(sent)
+            deadline_s = read_deadline_s(headers, start_s)
             self._answering.ask(protocol, body, headers, replied, deadline_s=deadline_s)
         except Exception as error:
             replied(error)

@@ -40,8 +40,7 @@ class Call(msgspec.Struct, frozen=True):
 
     def deadline_s(self) -> float | None:
         """When the caller stops waiting, by X-Deadline-Ms. Raises BadRequest if it is no number."""
-        sent = self.headers.get(b"x-deadline-ms")
-        return None if sent is None else self.start_s + read_wait_s(sent)
+        return read_deadline_s(self.headers, self.start_s)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -68,6 +67,12 @@ def read_wait_s(sent: bytes) -> float:
     if not _MILLISECONDS.fullmatch(sent):
         raise BadRequest("X-Deadline-Ms must be a number of milliseconds from now")
     return float(sent) / 1000
+
+
+def read_deadline_s(headers: Mapping[bytes, bytes], start_s: float) -> float | None:
+    """When the caller of a request that began at `start_s` stops waiting. Raises BadRequest."""
+    sent = headers.get(b"x-deadline-ms")
+    return None if sent is None else start_s + read_wait_s(sent)
 
 
 def read_version(sent: str) -> int:

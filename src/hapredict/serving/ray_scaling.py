@@ -28,9 +28,8 @@ class LoadPolicy:
         told = context.aggregated_metrics or {}
         ongoing, utilization = told.get("ongoing", {}), told.get("utilization", {})
         loads = [Load(ongoing[replica], utilization.get(replica, 0.0)) for replica in ongoing]
-        if not loads:
-            return context.target_num_replicas, {}
-        running = context.current_num_replicas
+        # while none has reported, those that are still to start count as running
+        running = context.current_num_replicas if loads else context.target_num_replicas
         return replicas_for(loads, running, **self._targets), {}
 
 
