@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 
 ROOT = Path(__file__).parents[1]
 ONE, MANY = (1,), (1, 32, 256)

@@ -20,7 +20,7 @@ from hapredict.control import ray_embedded
 from hapredict.control.ray_apply import apply
 from hapredict.control.specs import store_url, write_spec
 from hapredict.registry.store import open_store
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.spec import build_spec
 
 APPLY_S = 180

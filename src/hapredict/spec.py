@@ -9,17 +9,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from hapredict.errors import Problem, SpecError
-from hapredict.sections import (
-    AvailabilitySpec,
-    ControlSpec,
-    DataSpec,
-    FeatureSpec,
-    MonitoringSpec,
-    Section,
-    ServingSpec,
-    TrainingSpec,
-    TuningSpec,
-)
+from hapredict.sections import DataSpec, FeatureSpec, Section, TrainingSpec, TuningSpec
+from hapredict.sections_live import AvailabilitySpec, ControlSpec, MonitoringSpec, ServingSpec
 
 _FORM = re.compile(r"^(constrained-|literal\[|function-|dict\[|tuple\[|WorkerRange$|float$|int$)")
 """What pydantic puts into a path to say which form of a field it tried."""

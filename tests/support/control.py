@@ -10,7 +10,8 @@ from hapredict.control.decide import decide
 from hapredict.monitoring.report import Alarm, MonitorReport, Paired
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
-from hapredict.sections import DAY_S, ControlSpec
+from hapredict.sections import DAY_S
+from hapredict.sections_live import ControlSpec
 from hapredict.training.metrics import Verdict
 
 START_S = 1_362_096_000.0  # 2013-03-01

@@ -14,7 +14,8 @@ from hapredict.errors import StoreUnavailable
 from hapredict.monitoring.report import Alarm, MonitorReport, Paired
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, open_store
-from hapredict.sections import DAY_S, ControlSpec
+from hapredict.sections import DAY_S
+from hapredict.sections_live import ControlSpec
 from hapredict.training.metrics import Verdict
 from tests.support.control import PASSED, START_S
 

@@ -16,7 +16,8 @@ from typing import Literal
 from hapredict.monitoring.report import MonitorReport
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
-from hapredict.sections import DAY_S, ControlSpec
+from hapredict.sections import DAY_S
+from hapredict.sections_live import ControlSpec
 from hapredict.training.metrics import Verdict
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
 from hapredict.registry.bundle import Golden, Reference, score_bin
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.serving.decisions import cost_metrics
 from hapredict.training.extras import quantiles_among
 from hapredict.training.metrics import (

@@ -15,7 +15,8 @@ from hapredict.monitoring.evidence import Change, DriftDetector, Floats, total_v
 from hapredict.monitoring.report import Alarm, FeatureDrift
 from hapredict.monitoring.windows import Window, Windows
 from hapredict.registry.bundle import Bundle, Reference
-from hapredict.sections import DAY_S, MonitoringSpec
+from hapredict.sections import DAY_S
+from hapredict.sections_live import MonitoringSpec
 from hapredict.serving.journal import WindowCounts
 
 _BINS_TOLD = 3

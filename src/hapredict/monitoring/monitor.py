@@ -25,7 +25,8 @@ from hapredict.monitoring.report import MonitorReport, Paired
 from hapredict.monitoring.windows import Watermark
 from hapredict.registry.bundle import Bundle
 from hapredict.registry.catalog import CatalogState
-from hapredict.sections import DAY_S, MonitoringSpec
+from hapredict.sections import DAY_S
+from hapredict.sections_live import MonitoringSpec
 from hapredict.serving.journal import NO_VERSION, Label, PredictionPart
 from hapredict.training.metrics import losses
 

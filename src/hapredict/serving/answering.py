@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.serving.admission import Admission
 from hapredict.serving.answers import Answered, Columns, Part, Request
 from hapredict.serving.batching import Batcher, Waiting

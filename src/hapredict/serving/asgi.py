@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.serving import descriptions, explain, told
 from hapredict.serving.admission import Admission
 from hapredict.serving.answering import Answering, Predicts

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema
 from hapredict.errors import GateRefused
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 
 THRESHOLD = 0.5
 """The threshold of binary models where nothing else is said: the likelier class."""

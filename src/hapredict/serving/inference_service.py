@@ -21,7 +21,7 @@ from hapredict.errors import (
     TimedOut,
     UnknownName,
 )
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.serving import descriptions
 from hapredict.serving.answers import Request
 from hapredict.serving.asgi import App

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray.serve.config import AutoscalingContext, AutoscalingPolicy
 
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.serving.scaling import Load, replicas_for
 
 REPORT_S = 2.0

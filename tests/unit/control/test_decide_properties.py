@@ -27,7 +27,8 @@ from hapredict.errors import GateRefused
 from hapredict.monitoring.report import Alarm, MonitorReport, Paired
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
-from hapredict.sections import DAY_S, ControlSpec
+from hapredict.sections import DAY_S
+from hapredict.sections_live import ControlSpec
 from hapredict.training.metrics import Verdict
 from tests.support.control import at, check_state
 

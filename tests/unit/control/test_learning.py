@@ -18,7 +18,7 @@ from hapredict.control.learning import (
     reference,
 )
 from hapredict.registry.bundle import Reference, score_bin
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.training.metrics import losses
 from tests.support.bundles import schema_of, table_of
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hapredict.errors import GateRefused
-from hapredict.sections import ServingSpec
+from hapredict.sections_live import ServingSpec
 from hapredict.serving.answers import predictions
 from hapredict.serving.decisions import Rule, check_costs, cost_matrix, cost_metrics
 from tests.support.bundles import schema_of

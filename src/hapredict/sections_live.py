@@ -1,0 +1,148 @@
+"""The sections of a spec about what is live: serving, monitoring, control, availability.
+
+Every field says its unit and why it is there, as in `sections.py`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hapredict.sections import Section
+
+
+class ServingSpec(Section):
+    """How predictions are answered."""
+
+    min_replicas: int = Field(default=2, ge=1)
+    """Replicas that always run. Two, so that the death of one is not an outage."""
+    max_replicas: int = Field(default=4, ge=1)
+    """Replicas at the busiest time."""
+    target_ongoing_requests: float = Field(default=16, gt=0)
+    """Requests in progress a replica that autoscaling aims at."""
+    target_utilization: float = Field(default=0.7, gt=0, le=1)
+    """Share of its processor a replica that autoscaling aims at; the target that asks for more
+    replicas counts."""
+    upscale_delay_s: float = Field(default=10, ge=0)
+    """Seconds for which more replicas must be wanted before they are started."""
+    downscale_delay_s: float = Field(default=300, ge=0)
+    """Seconds for which fewer replicas must be wanted before some are stopped."""
+    look_back_period_s: float = Field(default=10, gt=0)
+    """Seconds over which the load is averaged."""
+    max_ongoing_requests: int = Field(default=256, ge=1)
+    """Requests in progress a replica accepts; beyond it the answer is 503 with Retry-After."""
+    num_cpus: float = Field(default=1, ge=0)
+    """Ray CPUs that each replica reserves."""
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Binary models: a score at or above it is decided positive. Without it: 0.5, or what `costs`
+    say."""
+    costs: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """What each decision costs, by the true class and then by the class decided: `{"1": {"0": 50},
+    "0": {"1": 2}}`; what is not named costs nothing. The decision with the lowest expected cost is
+    taken. It needs calibrated scores."""
+    sticky_key: str | None = None
+    """The column whose value decides who gets the canary, so that one customer always sees one
+    model. Without it: `data.id`, or else each row by itself."""
+    rows_max: int = Field(default=1000, ge=1)
+    """Rows a request."""
+    body_bytes_max: int = Field(default=1 << 20, ge=1024)
+    """Bytes a request's body; a longer one is answered 413."""
+    versions_kept: int = Field(default=3, ge=2)
+    """Versions that stay loaded in each replica; rolling back to one of them takes no load."""
+    catalog_poll_s: float = Field(default=0.5, gt=0)
+    """Seconds between two looks at the catalog: how long a promotion takes to reach a replica."""
+    data_plane: Literal["fast", "standard"] = "fast"
+    """`fast`: plain predictions over HTTP go from the parser straight to the model. `standard`: all
+    requests go through ASGI and Ray Serve's request path. The answers are the same."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ServingSpec":
+        if self.max_replicas < self.min_replicas:
+            message = (
+                f"min_replicas={self.min_replicas} must be <= max_replicas={self.max_replicas}"
+            )
+            raise ValueError(message)
+        if self.costs and self.threshold is not None:
+            message = "threshold and costs both say how to decide; leave one of them out"
+            raise ValueError(message)
+        return self
+
+
+class MonitoringSpec(Section):
+    """What is counted about live traffic, and when it counts as drift."""
+
+    clock: Literal["wall", "event"] = "wall"
+    """`wall`: a prediction happens when it is asked for. `event`: it happens at its row's
+    `data.time`, and every window, cooldown and deadline runs on that clock."""
+    report_s: float = Field(default=2, gt=0)
+    """Seconds of wall time between two reports of a replica to the journal."""
+    window_rows: int = Field(default=500, ge=50)
+    """Rows that close a window of the drift detectors."""
+    window_days: float = Field(default=1, gt=0)
+    """Days that close a window with fewer rows, as long as it has any."""
+    loss_window_labels: int = Field(default=50, ge=10)
+    """Labels that close a window of the loss detector."""
+    false_alarm_days: float = Field(default=90, gt=0)
+    """At most one false alarm in so many days, per detector."""
+    drift_tolerance: float = Field(default=0.02, ge=0, lt=1)
+    """Total variation between live and reference shares that is nobody's concern. Never less than
+    the reference's own sampling error."""
+    loss_tolerance: float = Field(default=0.01, ge=0, lt=1)
+    """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
+    label_delay_max_days: float = Field(default=60, gt=0)
+    """Labels that arrive later than this after their prediction are stored but not joined."""
+
+    @property
+    def false_alarm_windows(self) -> float:
+        """Windows in `false_alarm_days` if each lasts `window_days`."""
+        return max(2.0, self.false_alarm_days / self.window_days)
+
+
+class ControlSpec(Section):
+    """When to retrain, and how a challenger becomes champion."""
+
+    tick_s: float = Field(default=2, gt=0)
+    """Seconds of wall time between two decisions."""
+    lease_s: float = Field(default=15, gt=0)
+    """Seconds of wall time after which a silent controller may be replaced."""
+    age_max_days: float = Field(default=30, gt=0)
+    """A champion older than this is challenged even if nothing drifts."""
+    cooldown_days: float = Field(default=7, ge=0)
+    """Days between two trainings, so that noise cannot keep the trainer busy."""
+    labels_min: int = Field(default=500, ge=0)
+    """New labels without which retraining has nothing to learn."""
+    trainings_failed_max: int = Field(default=3, ge=1)
+    """Failed trainings in a row after which the loop pauses and says so."""
+    shadow_days: float = Field(default=3, ge=0)
+    """Days a challenger answers nobody and is only compared."""
+    shadow_labels_min: int = Field(default=200, ge=1)
+    """Labels without which shadow says: not enough data."""
+    canary_shares: tuple[float, ...] = (0.1, 0.5)
+    """Shares of keys that the challenger answers, step by step."""
+    canary_step_days: float = Field(default=1, ge=0)
+    """Days a canary step lasts at least."""
+    evidence_min: float = Field(default=20, gt=1)
+    """Evidence (an e-value on paired live losses) that settles better or worse at any moment. The
+    chance of promoting a model that is no better is at most 1/evidence_min."""
+    deadline_days: float = Field(default=14, gt=0)
+    """Days after which a challenger without decisive evidence is judged by `deadline_rule`."""
+    deadline_rule: Literal["if_not_worse", "strict"] = "if_not_worse"
+    """`if_not_worse`: promote unless significantly worse. `strict`: promote on evidence only."""
+    watch_days: float = Field(default=7, ge=0)
+    """Days after a promotion in which the previous champion runs along and may be restored."""
+
+    @field_validator("canary_shares")
+    @classmethod
+    def _check_shares(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
+            message = f"canary_shares must grow, each between 0 and 1; got {list(shares)}"
+            raise ValueError(message)
+        return shares
+
+
+class AvailabilitySpec(Section):
+    """What the model must survive."""
+
+    level: Literal[1, 2, 3, 4] = 1
+    """1 any process, 2 any worker node, 3 the head node, 4 a zone or a whole cluster."""
+    objective: float = Field(default=99.95, gt=0, lt=100)
+    """Percent of requests answered, a month."""
