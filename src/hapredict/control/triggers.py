@@ -81,6 +81,8 @@ def _sentence(alarm: Alarm) -> str:
             return f"drift in the scores {since} (total variation {alarm.effect:.3f})"
         case "feature drift":
             return f"drift in {alarm.feature!r} {since} (total variation {alarm.effect:.3f})"
+        case _:
+            return alarm.reason
 
 
 def _against(seen: Snapshot) -> Iterator[str]:

@@ -1,12 +1,26 @@
 import json
+from typing import get_args
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hapredict.monitoring.report import Alarm, FeatureDrift, MonitorReport, Paired
+from hapredict.monitoring.report import (
+    INCIDENTS,
+    Alarm,
+    AlarmKind,
+    Estimate,
+    FeatureDrift,
+    Harm,
+    MonitorReport,
+    Moved,
+    Paired,
+    SliceLoss,
+)
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 WHOLE = st.integers(0, 10**9)
+MAYBE = st.none() | FLOATS
 REPORTS = st.builds(
     MonitorReport,
     model=st.text(),
@@ -16,13 +30,23 @@ REPORTS = st.builds(
     alarms=st.lists(
         st.builds(
             Alarm,
-            kind=st.sampled_from(["feature drift", "score drift", "concept drift"]),
+            kind=st.sampled_from(get_args(AlarmKind)),
             feature=st.text(),
             at_s=FLOATS,
             since_s=FLOATS,
             effect=FLOATS,
             log_evidence=FLOATS,
             reason=st.text(),
+            slice=st.text(),
+            psi=MAYBE,
+            wasserstein=MAYBE,
+            moved=st.lists(st.builds(Moved, st.text(), FLOATS, FLOATS), max_size=2).map(tuple),
+            rank=WHOLE,
+            importance=FLOATS,
+            harm=st.sampled_from(get_args(Harm)),
+            labels=WHOLE,
+            loss_measured=MAYBE,
+            loss_estimated=MAYBE,
         ),
         max_size=2,
     ).map(tuple),
@@ -40,6 +64,13 @@ REPORTS = st.builds(
             "labels": st.dictionaries(st.text(), WHOLE, max_size=2),
         }
     ),
+    rows_refused=st.dictionaries(st.text(), WHOLE, max_size=2),
+    label_delay_p50_days=MAYBE,
+    label_delay_p95_days=MAYBE,
+    estimate=st.none() | st.builds(Estimate, FLOATS, FLOATS, FLOATS, FLOATS, WHOLE, FLOATS),
+    slices=st.lists(
+        st.builds(SliceLoss, st.text(), WHOLE, WHOLE, MAYBE, FLOATS, FLOATS), max_size=2
+    ).map(tuple),
     detail=st.text(),
 )
 
@@ -56,3 +87,28 @@ def test_a_pair_is_found_in_either_order():
     assert report.pair(2, 5) is pair
     assert report.pair(5, 2) is pair
     assert report.pair(2, 3) is None
+
+
+def test_a_report_of_an_older_program_is_read():
+    alarm = {
+        "kind": "feature drift",
+        "feature": "amount",
+        "at_s": 2.0,
+        "since_s": 1.0,
+        "effect": 0.2,
+        "log_evidence": 9.0,
+        "reason": "it moved",
+    }
+    raw = MonitorReport("orders").to_json()
+    new = ("rows_refused", "label_delay_p50_days", "label_delay_p95_days", "estimate", "slices")
+    old = {name: value for name, value in raw.items() if name not in new}
+    found = MonitorReport.from_json({**old, "alarms": [alarm]})
+    assert found == MonitorReport("orders", alarms=(Alarm(**alarm),))
+    assert found.alarms[0].harm == "unknown"
+
+
+@pytest.mark.parametrize("kind", get_args(AlarmKind))
+def test_broken_data_are_an_incident_and_drift_is_none(kind):
+    alarm = Alarm(kind, "", 1.0, 0.0, 0.1, 9.0, "because")
+    assert alarm.incident == (kind in INCIDENTS)
+    assert alarm.incident != kind.endswith(("drift", "loss"))
