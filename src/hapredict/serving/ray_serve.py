@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
@@ -39,9 +40,15 @@ class ModelReplica(OpenInference):
     def __init__(self, raw_spec: dict[str, Any], store_url: str, home: str) -> None:
         spec = build_spec(raw_spec)
         # a source is one process start: it must never come back under the same name
-        source = f"r{secrets.token_hex(6)}"
+        self._source = f"r{secrets.token_hex(6)}"
+        self._leaving = False
         self._replica = Replica(
-            open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
+            open_store(store_url),
+            spec.name,
+            self._source,
+            Path(home) / "spool",
+            time.time,
+            spec=spec,
         )
         self._app = App(
             self._replica,
@@ -63,6 +70,20 @@ class ModelReplica(OpenInference):
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears of this replica; Serve asks."""
         return self._app.load().to_json()
+
+    def place(self) -> dict[str, str]:
+        """Who this replica is and on which node."""
+        return {"source": self._source, "node": ray.get_runtime_context().get_node_id()}
+
+    def leave(self, source: str) -> None:
+        """Have Serve drain the replica of that name and start another elsewhere."""
+        if source == self._source:
+            self._leaving = True
+
+    def check_health(self) -> None:
+        """Serve asks; a replica that raises is drained and replaced."""
+        if self._leaving:
+            raise ClusterUnavailable("it was asked to leave this node for another one")
 
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
