@@ -17,7 +17,7 @@ import click
 
 from hapredict.cli_base import json_option, only_model, read_spec, show, spec_argument
 from hapredict.cli_learn import tune
-from hapredict.cli_prove import drill
+from hapredict.cli_prove import doctor, drill
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
 from hapredict.spec import spec_schema
 
@@ -373,6 +373,7 @@ def _json_input(path: str) -> Any:
 
 
 cli.add_command(tune)
+cli.add_command(doctor)
 cli.add_command(drill)
 
 

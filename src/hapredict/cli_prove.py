@@ -1,4 +1,4 @@
-"""Commands that prove: `drill`."""
+"""Commands that prove: `doctor`, `drill`."""
 
 from pathlib import Path
 
@@ -13,9 +13,7 @@ from hapredict.cli_base import json_option, only_model, show
 @click.option("--fault", "faults", multiple=True, help="only this fault; may be given often")
 @click.option("--duration", "duration_s", default=120.0, show_default=True, help="of a fault, in s")
 @click.option("--yes", is_flag=True, help="also where others may be served, and without a budget")
-@click.option(
-    "--list", "list_them", is_flag=True, help="name the faults, break nothing"
-)
+@click.option("--list", "list_them", is_flag=True, help="name the faults, break nothing")
 @click.option("--html", "page", type=click.Path(dir_okay=False), help="write a page with figures")
 @json_option
 @click.pass_obj
@@ -59,3 +57,26 @@ def drill(
     show(output, done.to_json(), lambda: text(done, earlier))
     code = {"held": 0, "not held": 1, "not enough load to tell": 3}[done.verdict]
     raise click.exceptions.Exit(code)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--level", type=click.IntRange(1, 4), default=None, help="[availability.level]")
+@json_option
+@click.pass_obj
+def doctor(home: Path, model: str | None, level: int | None, output: str) -> None:
+    """Can this cluster hold the model's availability level? What is missing, and what mends it.
+
+    Ends with 0 if it can, 1 if it cannot.
+    """
+    from hapredict.control.doctor import as_text
+    from hapredict.control.ray_doctor import diagnose_live
+    from hapredict.control.ray_embedded import connect, disconnect
+
+    connect(home)
+    try:
+        found = diagnose_live(home, only_model(home, model), level)
+    finally:
+        disconnect()
+    show(output, found.to_json(), lambda: as_text(found))
+    raise click.exceptions.Exit(0 if found.holds else 1)

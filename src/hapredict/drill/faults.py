@@ -88,6 +88,7 @@ class Fault(ABC):
     def inject(self, site: Site) -> str:
         """Break it; a sentence that says what was done."""
 
+    @abstractmethod
     def heal(self, site: Site) -> None:
         """Undo what does not undo itself. Called once in any case, also after a failed `inject`."""
 
@@ -131,6 +132,9 @@ class _Signalled(Fault):
         site.signal(self._hit, self.number)
         sent = signal.Signals(self.number).name
         return f"{sent} to the {self.part} (pid {self._hit.pid} on {self._hit.node})"
+
+    def heal(self, site: Site) -> None:
+        """Nothing: others replace the process."""
 
     def restored(self, site: Site) -> bool:
         found = site.find(self.part)
@@ -280,6 +284,9 @@ class HeadKill(_HeadFault):
         found = _one(site, "gcs")
         site.signal(found, signal.SIGKILL)
         return f"SIGKILL to the head's gcs_server (pid {found.pid} on {found.node})"
+
+    def heal(self, site: Site) -> None:
+        """Nothing: the head's supervisor starts it again."""
 
 
 @FAULTS.register("head-away")
