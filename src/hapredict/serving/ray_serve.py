@@ -17,6 +17,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from hapredict.errors import ClusterUnavailable, NotFound
 from hapredict.registry.store import open_store
+from hapredict.serving.access import AccessLog
 from hapredict.serving.asgi import App
 from hapredict.serving.inference_service import (
     OpenInference,
@@ -28,7 +29,7 @@ from hapredict.serving.replica import Replica
 from hapredict.serving.scaling import LoadMeter
 from hapredict.spec import Spec, build_spec
 
-# what Serve logs per request costs more than the prediction
+# what Serve logs per request costs more than the prediction; `serving.access_log` does not
 QUIET = LoggingConfig(enable_access_log=False, log_level="ERROR")
 
 
@@ -47,6 +48,7 @@ class ModelReplica(OpenInference):
             self._replica,
             clock=time.time,
             meter=LoadMeter(time.time, time.process_time, spec.serving.num_cpus),
+            access=_access_log(spec, source, Path(home)),
         )
         self._data_plane = _data_plane(self._app, spec)
         super().__init__(self._app)
@@ -67,6 +69,18 @@ class ModelReplica(OpenInference):
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
         return {**self._replica.detail(), "pid": os.getpid(), "data_plane": self._data_plane}
+
+
+def _access_log(spec: Spec, source: str, home: Path) -> AccessLog | None:
+    serving = spec.serving
+    if serving.access_log == "off":
+        return None
+    return AccessLog(
+        spec.name,
+        home / "logs" / spec.name / f"access-{source}.jsonl",
+        errors_only=serving.access_log == "errors",
+        bytes_max=serving.access_log_bytes_max,
+    )
 
 
 def _data_plane(app: App, spec: Spec) -> str:
