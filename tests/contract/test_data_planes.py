@@ -49,6 +49,8 @@ REQUESTS = {
     "named": http("POST", V1, GOOD, headers=["X-Request-Id: mine"]),
     "named badly": http("POST", V1, GOOD, headers=["X-Request-Id: a b"]),
     "under the root": http("POST", ROOT + V1, GOOD),
+    "with a key": http("POST", V1, GOOD, headers=["Idempotency-Key: theirs"]),
+    "with a key that is none": http("POST", V1, GOOD, headers=["Idempotency-Key: a b"]),
     "in time": http("POST", V1, GOOD, headers=["X-Deadline-Ms: 1000"]),
     "too late": http("POST", V1, GOOD, headers=["X-Deadline-Ms: -1"]),
     "a deadline that is none": http("POST", V1, GOOD, headers=["X-Deadline-Ms: soon"]),

@@ -145,9 +145,16 @@ class Replica:
             "last_fault": self._last_fault,
         }
 
-    def predict(self, table: Table, *, version: int | None = None) -> Answer:
+    def predict(
+        self,
+        table: Table,
+        *,
+        version: int | None = None,
+        named: Sequence[tuple[int, int, str]] = (),
+    ) -> Answer:
         """Answer the rows of a table that `schema.table` made; `version` pins a loaded version.
 
+        `named` says which rows, from and to, a caller has a key for; the others get ids of ours.
         Raises UnknownName for a version that is not loaded, TemporaryError if nothing is ready or
         the champion cannot score, SchemaMismatch for rows without time on the event clock.
         """
@@ -155,7 +162,13 @@ class Replica:
         stem = f"{self._source}-{next(self._calls):x}"
         try:
             return answer(
-                routes, table, stem=stem, now_s=self._clock(), version=version, fault=self._fault
+                routes,
+                table,
+                stem=stem,
+                now_s=self._clock(),
+                version=version,
+                named=named,
+                fault=self._fault,
             )
         except TemporaryError as error:
             self._fault(str(error))
