@@ -109,9 +109,9 @@ def test_both_kinds_of_node_are_started_again_when_they_end(cluster):
 
 def test_a_node_that_ends_is_started_again_until_it_is_stopped(tmp_path):
     starts = tmp_path / "starts"
-    (tmp_path / "ray").write_text(
-        f'#!/bin/sh\necho "$@" >> {starts}\n[ -f {tmp_path}/rules ] || {TELLS} > {tmp_path}/rules\nexit 1\n'
-    )
+    rules = tmp_path / "rules"
+    ray = f'echo "$@" >> {starts}\n[ -f {rules} ] || {TELLS} > {rules}\nexit 1\n'
+    (tmp_path / "ray").write_text(f"#!/bin/sh\n{ray}")
     (tmp_path / "ray").chmod(0o755)
     setting = {
         **os.environ,
@@ -126,7 +126,7 @@ def test_a_node_that_ends_is_started_again_until_it_is_stopped(tmp_path):
     finally:
         subprocess.run([keeper, "--stop"], env=setting, check=True, timeout=30)
     assert set(starts.read_text().splitlines()) == {"start --block --head --num-cpus=0"}
-    assert (tmp_path / "rules").read_text() == AT_BACKENDS
+    assert rules.read_text() == AT_BACKENDS
     time.sleep(0.3)
     before = starts.read_text()
     time.sleep(0.5)

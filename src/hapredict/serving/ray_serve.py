@@ -42,7 +42,13 @@ class ModelReplica(OpenInference):
         # a source is one process start: it must never come back under the same name
         source = f"r{secrets.token_hex(6)}"
         self._replica = Replica(
-            open_store(store_url), spec.name, source, Path(home) / "spool", time.time, spec=spec
+            open_store(store_url),
+            spec.name,
+            source,
+            Path(home) / "spool",
+            time.time,
+            spec=spec,
+            timer=time.thread_time,
         )
         self._app = App(
             self._replica,

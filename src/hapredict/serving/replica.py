@@ -22,7 +22,7 @@ from hapredict.registry.store import Store, encode_json
 from hapredict.sections import DAY_S
 from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
-from hapredict.serving.engine import Loaded, load_version, why_not_beside
+from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
@@ -55,19 +55,22 @@ class Replica:
         clock: Callable[[], float],
         *,
         spec: Spec | None = None,
+        timer: Callable[[], float] | None = None,
     ) -> None:
         """Not `ready` before a `refresh` found a champion.
 
         `source` is a name that no other process start has, of letters, digits, '_' and '-'.
         `spool` is a local directory, which survives the process and which replicas share. `clock`
         tells wall time in seconds. `spec` is what was applied last; without it, settings are those
-        of the champion's bundle. Raises OSError if the spool cannot be written.
+        of the champion's bundle. `timer` tells the calling thread's processor time in seconds;
+        without it no version is too slow. Raises OSError if the spool cannot be written.
         """
         self.model = model
         self._store = store
         self._source = source
         self._clock = clock
         self._given = spec
+        self._timer = timer
         self._catalog = Catalog(store, model)
         self._recorder = Recorder(store, model, source, spool / model, fault=self._fault)
         self._labels = LabelWriter(store, model, source)
@@ -249,7 +252,9 @@ class Replica:
         held_back = ""
         for number in _wanted(state):
             try:
-                self._load(state.versions[number], loaded)
+                # a champion that is slow here is better than none
+                speed = self._speed() if number != state.champion else None
+                self._load(state.versions[number], loaded, speed)
             except GateRefused as error:
                 refused[number] = str(error)
             except TemporaryError as error:
@@ -267,14 +272,21 @@ class Replica:
         self._finished = not held_back
         return changed
 
-    def _load(self, version: Version, loaded: dict[int, Loaded]) -> None:
+    def _speed(self) -> Speed | None:
+        """What is asked of a version that does not serve yet."""
+        spec = self._given or (self._routes.champion.spec if self._routes is not None else None)
+        if self._timer is None or spec is None:
+            return None
+        return Speed(self._timer, spec.serving.latency_ms_max)
+
+    def _load(self, version: Version, loaded: dict[int, Loaded], speed: Speed | None) -> None:
         held = loaded.get(version.number)
         if held is not None and held.digest == version.digest:
             return
         if version.digest in self._refused:
             raise GateRefused(self._refused[version.digest])
         try:
-            loaded[version.number] = load_version(self._store, self.model, version)
+            loaded[version.number] = load_version(self._store, self.model, version, speed=speed)
         except GateRefused as error:
             self._refused[version.digest] = str(error)
             raise
