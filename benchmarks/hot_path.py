@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import uvicorn
 from bench_model import columns_of, fitted, publish, rows_of
 from uvicorn.server import ServerState
 
-from hapredict.registry.catalog import Catalog
+from hapredict.registry.catalog import Catalog, shadow
+from hapredict.registry.catalog import publish as listed
 from hapredict.registry.store import Store, open_store
 from hapredict.serving import fast_http
 from hapredict.serving.access import AccessLog
@@ -37,7 +39,7 @@ from hapredict.serving.replica import Replica
 from hapredict.serving.replies import Reply
 
 ROUNDS, TURNS = 9, 300
-SWITCHES = 60
+SWITCHES, TURNS_A_SWITCH = 200, 20
 SIZES = (1, 4, 16)
 VERSIONS = 100
 HEADS = (
@@ -128,7 +130,7 @@ async def main() -> None:
     spool = Path(tempfile.mkdtemp(prefix="hapredict-bench-"))
     replica = Replica(store, "bench", "bench", spool, time.time, spec=model.spec)
     replica.refresh()
-    app = App(replica, clock=time.time)
+    app = App(replica, clock=time.time, tick_s=3600)  # what it does every 50 ms is done here
     upkeep = asyncio.create_task(app.run())
     await asyncio.sleep(0)
     rows = rows_of(columns)
@@ -138,23 +140,36 @@ async def main() -> None:
     print("|---|" + "---|" * len(SIZES))
     for name in found[SIZES[0]]:
         print(f"| {name} | " + " | ".join(f"{found[size][name]:.1f}" for size in SIZES) + " |")
-    await _switched(app, replica, bodies)
+    alone = replica._routes  # noqa: SLF001
+    catalog = Catalog(store, "bench")
+    latest = catalog.latest()
+    if latest is None:
+        raise SystemExit("nothing was published")
+    second = replace(latest.state.versions[1], number=2)  # the same network: it costs as much
+    state = shadow(listed(latest.state, second), 2, 1.0)
+    catalog.append(
+        latest, state, action="shadow", reason="", at_s=1.0, event_s=1.0, actor="a benchmark"
+    )
+    replica.refresh()
+    await _switched(app, replica, bodies, alone, replica._routes)  # noqa: SLF001
     await app.close()
     await upkeep
     _loads(store)
 
 
-async def _switched(app: App, replica: Replica, bodies: list[bytes]) -> None:
-    """Print what the access log and the counts for Prometheus add to all of a request.
+async def _switched(
+    app: App, replica: Replica, bodies: list[bytes], alone: Any, shadowed: Any
+) -> None:
+    """Print what the access log, counts for Prometheus and a version in shadow add to a request.
 
-    Time of the thread that answers, which here also makes the log's lines and writes them.
+    Time of the thread that answers, which here also writes the log and the record.
     """
     folder = Path(tempfile.mkdtemp(prefix="hapredict-bench-"))
     logs = {
         name: AccessLog("bench", folder / name, errors_only=name == "errors", bytes_max=64 << 20)
         for name in ("errors", "all")
     }
-    ways = ("no access log", *logs, "no access log, no counts")
+    ways = ("no access log", *logs, "no access log, no counts", "a version in shadow")
     metrics = app._metrics  # noqa: SLF001
     found: dict[str, list[float]] = {name: [] for name in ways}
     for size in SIZES:
@@ -164,18 +179,19 @@ async def _switched(app: App, replica: Replica, bodies: list[bytes]) -> None:
         for _ in range(SWITCHES):
             for name in ways:
                 access = app._access = logs.get(name)  # noqa: SLF001
+                replica._routes = shadowed if name.endswith("shadow") else alone  # noqa: SLF001
                 for method in ("request", "rows"):
                     vars(metrics).pop(method, None)
                     if name.endswith("no counts"):
                         setattr(metrics, method, lambda *_: None)
                 feed, began = arrive(lines, sent), time.thread_time()
-                for _ in range(TURNS // 3):
+                for _ in range(TURNS_A_SWITCH):
                     feed()
                     await asyncio.sleep(0)
                 if access is not None:
                     access.write()
-                times[name].append(time.thread_time() - began)
                 replica.tick()
+                times[name].append(time.thread_time() - began)
         for name, took in times.items():
             pairs = zip(took, times["no access log"], strict=True)
             found[name].append(statistics.median(one / other for one, other in pairs))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from hapredict.control import runs
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 MODEL = "unshaken"
 REQUESTS = 200_000
 SWAP_S = 2.0
+STARVED_BYTES = 1 << 20
+"""What a process that starves still gets."""
 CALLERS = 24
 
 
@@ -107,6 +110,14 @@ def hang_one(model):
     return {victim}
 
 
+def starve_one(model):
+    """What this process asks for from now on it does not get: it has no more memory than it has."""
+    victim = psutil.Process(min(model.pids()))
+    room = victim.memory_info().vms + STARVED_BYTES
+    victim.rlimit(psutil.RLIMIT_AS, (room, room))
+    return {victim.pid}
+
+
 def update(model, **serving):
     """New settings are a rolling update, as new code is; the processes that have to go."""
     before = model.pids()
@@ -139,6 +150,7 @@ def test_no_request_fails_and_none_is_answered_wrongly(unshaken):
             ("SIGKILL", lambda: kill_one(model)),
             ("SIGSTOP", lambda: hang_one(model)),
             ("SIGKILL again", lambda: kill_one(model)),
+            ("no memory", lambda: starve_one(model)),
             ("an update", lambda: update(model, rows_max=999)),
         ):
             answered, began_s = load.answered, time.monotonic()

@@ -6,7 +6,6 @@ back, and a fault of ours a 500 that leaves the process alive.
 """
 
 import asyncio
-import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from hapredict.serving.exchange import (
     Receive,
     Route,
     Send,
+    counted,
     pattern_of,
     read_body,
     read_deadline_s,
@@ -45,9 +45,11 @@ from hapredict.serving.replies import (
     Reply,
     error_reply,
     internal_error,
+    is_memory,
     json_reply,
     shed_reason,
     status_of,
+    without_memory,
     wrong_method,
 )
 from hapredict.serving.scaling import Load, LoadMeter
@@ -89,10 +91,12 @@ class App:
     ) -> None:
         self._replica = replica
         self._clock = clock
-        self._request_ids = request_ids or _counted(f"{replica.model}-{clock():.6f}")
+        self._request_ids = request_ids or counted(f"{replica.model}-{clock():.6f}")
         # Feedback waits for a disk, predictions for a processor: one must not block the other.
         self._feedback_admission = Admission(ServingSpec().max_ongoing_requests)
         self._explain_admission = Admission(explain.ONGOING_MAX)
+        self.exhausted = False
+        """Whether there was a request for which this process had no memory; it had better go."""
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
         self._answering = Answering(replica, clock=clock, metrics=self._metrics)
@@ -279,6 +283,7 @@ class App:
         return wrong_method(method[:20], route.allowed)
 
     def _refusal(self, error: Exception, request_id: bytes) -> Reply:
+        error = without_memory(error)
         status = status_of(error) if isinstance(error, HapredictError) else None
         if status is None or not isinstance(error, HapredictError):
             log.error("request %s failed", request_id.decode(), exc_info=error)
@@ -287,6 +292,7 @@ class App:
         return error_reply(error, status)
 
     def _count_shed(self, error: HapredictError) -> None:
+        self.exhausted = self.exhausted or is_memory(error)
         reason = shed_reason(error)
         if reason is not None:
             self._metrics.shed(reason)
@@ -388,8 +394,3 @@ class App:
 
     async def _text(self, _call: Call) -> Reply:
         return Reply(200, self._metrics.text(), CONTENT_TYPE)
-
-
-def _counted(prefix: str) -> Callable[[], str]:
-    numbers = itertools.count(1)
-    return lambda: f"{prefix}-{next(numbers):x}"

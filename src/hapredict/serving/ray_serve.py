@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from hapredict.errors import ClusterUnavailable, NotFound
+from hapredict.errors import ClusterUnavailable, NotFound, TemporaryError
 from hapredict.registry.store import open_store
 from hapredict.serving.access import AccessLog
 from hapredict.serving.asgi import App
@@ -67,6 +67,11 @@ class ModelReplica(OpenInference):
     ) -> list[dict[str, Any]]:
         """What `POST :predict` answers for these rows. Raises the errors of `hapredict.errors`."""
         return await self._app.predict_rows(rows, version=version)
+
+    def check_health(self) -> None:
+        """Serve asks every two seconds. Raises TemporaryError if this process had better go."""
+        if self._app.exhausted:
+            raise TemporaryError("there was no memory for a request; a new process starts anew")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears of this replica; Serve asks."""
