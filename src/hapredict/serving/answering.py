@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
+from hapredict.errors import TimedOut
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.admission import Admission
 from hapredict.serving.answers import Answered, Columns, Part, Request
@@ -93,6 +94,8 @@ class Answering:
         if not key:
             self._ask(protocol, body, headers, replied, "", version, deadline_s)
             return
+        if deadline_s is not None and self._clock() >= deadline_s:
+            raise TimedOut("nobody waits for the answer any more")
         of_all = f"{protocol.path} {version} {headers.get(JSON_LENGTH)!r} ".encode()
         asked = blake2b(of_all + body, digest_size=16).digest()
         first = self._repeats.first(key, asked, replied)

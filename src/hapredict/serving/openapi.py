@@ -167,6 +167,7 @@ def _post(
             },
             "400": _error("The body cannot be read."),
             "404": _error("No such model or version."),
+            **({"409": _error("The key was sent with another request.")} if more else {}),
             "413": _error("Too many rows or bytes."),
             "415": _error("A content encoding that is not read here."),
             "422": _error("Rows that do not fit the model."),

@@ -82,7 +82,7 @@ class Repeats:
             return lambda said: self._tell(key, found, replied, said)
         if known.asked != asked:
             message = f"Idempotency-Key {key!r} was sent with another request; use a new one"
-            raise BadRequest(message, 422)
+            raise BadRequest(message, 409)
         if known.reply is None:
             known.waiting.append(replied)
         else:

@@ -77,7 +77,7 @@ def test_two_at_once_are_one_prediction(app, replica):
 
 def test_a_key_that_was_another_requests_is_refused(app):
     first, other = send(app, (1, "k"), (2, "k"))
-    assert (first.status, other.status) == (200, 422)
+    assert (first.status, other.status) == (200, 409)
     assert "'k' was sent with another request" in other.json["error"]
 
 
@@ -87,7 +87,7 @@ def test_a_version_asked_for_is_another_request(app):
         path = "/v1/models/orders/versions/2:predict"
         return await ask(app, "POST", path, rows(), headers=KEYED)
 
-    assert asyncio.run(both()).status == 422
+    assert asyncio.run(both()).status == 409
 
 
 def test_what_failed_is_asked_anew(app, replica):
@@ -97,6 +97,12 @@ def test_what_failed_is_asked_anew(app, replica):
     (again,) = send(app, (1, "k"))
     assert (failed.status, again.status) == (503, 200)
     assert "idempotent-replayed" not in again.headers
+
+
+def test_nobody_is_told_again_who_waits_no_more(app):
+    send(app, (1, "order-4711"))
+    late = {**KEYED, "X-Deadline-Ms": "-1"}
+    assert asyncio.run(ask(app, "POST", PREDICT, rows(), headers=late)).status == 504
 
 
 def test_what_was_refused_is_judged_anew(app):
@@ -185,4 +191,4 @@ def test_bodies_are_json_of_the_same_bytes(app):
             for text in (body, body + " ")
         ]
 
-    assert [got.status for got in asyncio.run(both())] == [200, 422]
+    assert [got.status for got in asyncio.run(both())] == [200, 409]
