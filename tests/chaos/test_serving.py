@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from hapredict.control import runs
@@ -28,7 +29,11 @@ log = logging.getLogger(__name__)
 MODEL = "unshaken"
 REQUESTS = 200_000
 SWAP_S = 2.0
+STARVED_BYTES = 1 << 20
+"""What a process that starves still gets."""
 CALLERS = 24
+ROWS = 700
+"""As many as HAProxy can hold, and so send again."""
 
 
 class Answer(msgspec.Struct):
@@ -107,6 +112,14 @@ def hang_one(model):
     return {victim}
 
 
+def starve_one(model):
+    """What this process asks for from now on it does not get: it has no more memory than it has."""
+    victim = psutil.Process(min(model.pids()))
+    room = victim.memory_info().vms + STARVED_BYTES
+    victim.rlimit(psutil.RLIMIT_AS, (room, room))
+    return {victim.pid}
+
+
 def update(model, **serving):
     """New settings are a rolling update, as new code is; the processes that have to go."""
     before = model.pids()
@@ -160,6 +173,23 @@ def test_no_request_fails_and_none_is_answered_wrongly(unshaken):
     assert load.answered >= REQUESTS
     assert swaps.count > 5
     assert seen == {(version, score_of(model, version, body)) for version in (1, 2)}
+
+
+def test_a_replica_without_memory_fails_no_request(unshaken):
+    model = unshaken
+    update(model, min_replicas=2, max_replicas=2)
+    eventually(lambda: running() == 2, wait_s=180)
+    gone, began_s = starve_one(model), time.monotonic()
+    # more rows than it ever had: it would need more memory than it has
+    body = {"instances": [sent(row) for row in people(ROWS, seed=78)]}
+    with Load(model.predict_url, body, callers=4, pause_s=0.01) as load:
+        replaced(model, gone)
+        load.more(100)
+    took_s = time.monotonic() - began_s
+    told = f"no memory: {load.answered} answered in {took_s:.0f} s, "
+    told += f"the slowest took {load.worst_s:.2f} s; faults {load.faults[:3]}"
+    log.info(told)
+    assert load.faults == [], told
 
 
 def score_of(model, version, body):
