@@ -40,7 +40,7 @@ demo: $(DONE) ## the whole loop on a year of real flights (KEEP=1 leaves the ser
 
 CLUSTERS := ray or chaos or docs
 
-# Where tests have a cluster, they wait more than they compute: two processes, a cluster each.
+# All side by side: a process a core, or two with a cluster each, whose tests wait as much as compute.
 test: $(DONE) ## every test, with coverage (ARGS="-k words" for some)
 	@$(call some,-n auto -m "not ($(CLUSTERS))" --cov --cov-report=)
 	@$(call some,-n 2 --dist loadfile --no-loadscope-reorder -m "$(CLUSTERS)" --cov --cov-append --cov-report=term:skip-covered)
