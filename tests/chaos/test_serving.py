@@ -12,13 +12,12 @@ import msgspec
 import psutil
 import pytest
 
-from hapredict.control import runs
 from hapredict.errors import Conflict
 from hapredict.registry import catalog as transitions
 from hapredict.serving.ray_serve import deploy, replica_states
 from hapredict.spec import build_spec
 from tests.support.bundles import change
-from tests.support.clusters import WAIT_S, eventually, post, serve_model
+from tests.support.clusters import WAIT_S, eventually, post, publish_people, retired, serve_model
 from tests.support.load import Load
 from tests.support.people import people, sent, small_spec, write
 
@@ -48,13 +47,13 @@ def unshaken(cluster):
     home = Path(cluster.home)
     source = write(home / "data" / "unshaken.csv", people(900, seed=5))
     serving = {"min_replicas": 2, "max_replicas": 2}  # how many there are is for the test to say
-    spec = small_spec(MODEL, source, serving=serving, training={"epochs_max": 5})
-    model = serve_model(spec, home)
-    runs.request_retrain(model.store, MODEL, "a second version")
-    eventually(lambda: model.state.challenger == 2, wait_s=180)
-    move(model, transitions.pause, "a test decides")
-    move(model, transitions.abort, time.time())
-    return model
+    spec = small_spec(MODEL, source, serving=serving)
+    publish_people(spec, home)
+    with retired(MODEL):
+        model = serve_model(spec, home)
+        move(model, transitions.pause, "a test decides")
+        publish_people(spec, home, 收入=-2.0)
+        yield model
 
 
 def move(model, transition, *values):

@@ -243,6 +243,7 @@ def _launch(
         f"--object-store-memory={400 << 20}",
         f"--temp-dir={temp_dir}",
         "--disable-usage-stats",
+        "--include-log-monitor=false",  # it sends logs to drivers that want them; ours do not
     ]
     log = home / "ray.log"
     with log.open("wb") as out:
