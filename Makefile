@@ -43,10 +43,10 @@ drills: $(DONE) ## every fault of levels 1 to 3 on three nodes of namespaces (ne
 
 CLUSTERS := ray or chaos or docs
 
-# Side by side where a test is alone with itself; one after another where it has a cluster.
+# All side by side: a process a core, or two with a cluster each, whose tests wait as much as compute.
 test: $(DONE) ## every test, with coverage (ARGS="-k words" for some)
 	@$(call some,-n auto -m "not ($(CLUSTERS))" --cov --cov-report=)
-	@$(call some,-m "$(CLUSTERS)" --cov --cov-append --cov-report=term:skip-covered)
+	@$(call some,-n 2 --dist loadfile --no-loadscope-reorder -m "$(CLUSTERS)" --cov --cov-append --cov-report=term:skip-covered)
 
 # With ARGS there may be nothing to run in one of the halves, which pytest says with 5.
 some = $(PY) -m pytest $(1) $(ARGS) || { code=$$?; $(if $(strip $(ARGS)),test $$code -eq 5 || )exit $$code; }

@@ -16,6 +16,16 @@ ORDER = ("", "unit", "contract", "keras", "ray", "chaos", "docs")
 """Folders in the order they run: what is quick and narrow fails first. "" are the files beside
 this one; whatever bears the marker `docs` runs last, wherever it lies."""
 
+LONG = (
+    "chaos/test_training.py",
+    "ray/test_tune.py",
+    "chaos/test_serving.py",
+    "ray/test_jobs.py",
+    "ray/test_ray_train.py",
+)
+"""Files that take minutes, the longest first. Where processes share the tests, file by file, these
+begin, or one process would be left with one of them when the other has nothing to do."""
+
 TIMEOUT_S = {"unit": 60, "contract": 60, "keras": 240, "ray": 400, "chaos": 400, "docs": 400}
 """Seconds of wall time a test. A last resort: on a busy machine wall time says little."""
 
@@ -40,13 +50,18 @@ def folder_of(item: pytest.Item) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
+def file_of(item: pytest.Item) -> str:
+    """A test's file, as LONG names it."""
+    return item.path.relative_to(HERE).as_posix()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _unicode_table() -> None:
     """Hypothesis builds it on first use, which would count against whatever test comes first."""
     charmap()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         folder = folder_of(item)
         if folder not in ORDER:
@@ -57,6 +72,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder in TIMEOUT_S and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TIMEOUT_S[folder]))
     items.sort(key=lambda item: ORDER.index(folder_of(item)))
+    if hasattr(config, "workerinput"):  # a process of xdist
+        items.sort(
+            key=lambda item: LONG.index(file_of(item)) if file_of(item) in LONG else len(LONG)
+        )
 
 
 @pytest.hookimpl(wrapper=True)

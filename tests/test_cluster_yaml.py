@@ -15,6 +15,9 @@ import jsonschema
 import pytest
 import yaml
 
+from hapredict.control.serve_flags import AT_BACKENDS, RETRY_ON
+
+TELLS = 'printf %s "$RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER"'
 ROOT = Path(__file__).parents[1]
 RAY = Path(next(iter(importlib.util.find_spec("ray").submodule_search_locations)))
 
@@ -95,6 +98,10 @@ def test_each_flag_of_serve_is_one_that_serve_reads(environment):
     assert not unknown
 
 
+def test_a_request_is_repeated_when_it_is_on_one_machine(environment):
+    assert environment["RAY_SERVE_HAPROXY_RETRY_ON"].strip("'") == RETRY_ON
+
+
 def test_both_kinds_of_node_are_started_again_when_they_end(cluster):
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
         assert [command for command in commands if command.startswith("ray-node ")]
@@ -102,7 +109,9 @@ def test_both_kinds_of_node_are_started_again_when_they_end(cluster):
 
 def test_a_node_that_ends_is_started_again_until_it_is_stopped(tmp_path):
     starts = tmp_path / "starts"
-    (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$@" >> {starts}\nexit 1\n')
+    rules = tmp_path / "rules"
+    ray = f'echo "$@" >> {starts}\n[ -f {rules} ] || {TELLS} > {rules}\nexit 1\n'
+    (tmp_path / "ray").write_text(f"#!/bin/sh\n{ray}")
     (tmp_path / "ray").chmod(0o755)
     setting = {
         **os.environ,
@@ -117,6 +126,7 @@ def test_a_node_that_ends_is_started_again_until_it_is_stopped(tmp_path):
     finally:
         subprocess.run([keeper, "--stop"], env=setting, check=True, timeout=30)
     assert set(starts.read_text().splitlines()) == {"start --block --head --num-cpus=0"}
+    assert rules.read_text() == AT_BACKENDS
     time.sleep(0.3)
     before = starts.read_text()
     time.sleep(0.5)

@@ -16,7 +16,7 @@ BUSY = (
 QUICK = "def test_a():\n    pass\n"
 
 
-def run(folder, files, **environment):
+def run(folder, files, *words, **environment):
     """Run pytest over planted tests, under our conftest; its exit code and what it printed."""
     tests = folder / "tests"
     for name, text in files.items():
@@ -28,7 +28,7 @@ def run(folder, files, **environment):
         "markers =\n  keras: x\n  ray: x\n  chaos: x\n  docs: x\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(tests)],
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *words, str(tests)],
         capture_output=True,
         text=True,
         cwd=folder,
@@ -76,6 +76,21 @@ def test_what_is_quick_and_narrow_runs_first(tmp_path):
         "chaos",
         "test_docs.py",
     ]
+
+
+def test_what_takes_long_begins_where_processes_share_the_tests(tmp_path):
+    planted = {f"{name}.py": QUICK for name in ("ray/test_a", "ray/test_tune")}
+    planted |= {"chaos/test_b.py": QUICK, "chaos/test_training.py": QUICK}
+    shared = ("-n", "1", "--dist", "loadfile", "--no-loadscope-reorder")
+    _, printed = run(tmp_path, planted, *shared)
+    files = re.findall(r"PASSED tests/(\S+?)\.py::test_a", printed)
+    assert files == ["chaos/test_training", "ray/test_tune", "ray/test_a", "chaos/test_b"]
+
+
+def test_what_takes_long_is_there():
+    from tests.conftest import LONG
+
+    assert not [name for name in LONG if not (HERE / name).exists()]
 
 
 def test_a_folder_without_a_place_in_the_order_is_refused(tmp_path):

@@ -53,6 +53,16 @@ class ServingSpec(Section):
     data_plane: Literal["fast", "standard"] = "fast"
     """`fast`: plain predictions over HTTP go from the parser straight to the model. `standard`: all
     requests go through ASGI and Ray Serve's request path. The answers are the same."""
+    latency_ms_max: float = Field(default=100, gt=0)
+    """Milliseconds of processor time that one row may take of a version that is to be compared or
+    to serve; a slower one is refused before it gets a request. A thousand times what is usual: it
+    is there for mistakes. Not asked of the champion, for a slow one is better than none."""
+    access_log: Literal["off", "errors", "all"] = "errors"
+    """Which requests each replica writes a JSON line about, in `logs/` of its node's home: none,
+    those that were refused or failed (status 400 and above), or all. No line has a value of a row.
+    """
+    access_log_bytes_max: int = Field(default=64 << 20, ge=1 << 16)
+    """Bytes of a replica's access log, in two files; the older one goes when both are full."""
 
     @model_validator(mode="after")
     def _check(self) -> "ServingSpec":

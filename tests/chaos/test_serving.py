@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
-from hapredict.control import runs
 from hapredict.errors import Conflict
 from hapredict.registry import catalog as transitions
 from hapredict.serving.ray_serve import deploy, replica_states
 from hapredict.spec import build_spec
 from tests.support.bundles import change
-from tests.support.clusters import WAIT_S, eventually, post, serve_model
+from tests.support.clusters import WAIT_S, eventually, post, publish_people, retired, serve_model
 from tests.support.load import Load
 from tests.support.people import people, sent, small_spec, write
 
@@ -28,7 +28,11 @@ log = logging.getLogger(__name__)
 MODEL = "unshaken"
 REQUESTS = 200_000
 SWAP_S = 2.0
+STARVED_BYTES = 1 << 20
+"""What a process that starves still gets."""
 CALLERS = 24
+ROWS = 700
+"""As many as HAProxy can hold, and so send again."""
 
 
 class Answer(msgspec.Struct):
@@ -43,13 +47,13 @@ def unshaken(cluster):
     home = Path(cluster.home)
     source = write(home / "data" / "unshaken.csv", people(900, seed=5))
     serving = {"min_replicas": 2, "max_replicas": 2}  # how many there are is for the test to say
-    spec = small_spec(MODEL, source, serving=serving, training={"epochs_max": 5})
-    model = serve_model(spec, home)
-    runs.request_retrain(model.store, MODEL, "a second version")
-    eventually(lambda: model.state.challenger == 2, wait_s=180)
-    move(model, transitions.pause, "a test decides")
-    move(model, transitions.abort, time.time())
-    return model
+    spec = small_spec(MODEL, source, serving=serving)
+    publish_people(spec, home)
+    with retired(MODEL):
+        model = serve_model(spec, home)
+        move(model, transitions.pause, "a test decides")
+        publish_people(spec, home, 收入=-2.0)
+        yield model
 
 
 def move(model, transition, *values):
@@ -107,6 +111,14 @@ def hang_one(model):
     return {victim}
 
 
+def starve_one(model):
+    """What this process asks for from now on it does not get: it has no more memory than it has."""
+    victim = psutil.Process(min(model.pids()))
+    room = victim.memory_info().vms + STARVED_BYTES
+    victim.rlimit(psutil.RLIMIT_AS, (room, room))
+    return {victim.pid}
+
+
 def update(model, **serving):
     """New settings are a rolling update, as new code is; the processes that have to go."""
     before = model.pids()
@@ -160,6 +172,23 @@ def test_no_request_fails_and_none_is_answered_wrongly(unshaken):
     assert load.answered >= REQUESTS
     assert swaps.count > 5
     assert seen == {(version, score_of(model, version, body)) for version in (1, 2)}
+
+
+def test_a_replica_without_memory_fails_no_request(unshaken):
+    model = unshaken
+    update(model, min_replicas=2, max_replicas=2)
+    eventually(lambda: running() == 2, wait_s=180)
+    gone, began_s = starve_one(model), time.monotonic()
+    # more rows than it ever had: it would need more memory than it has
+    body = {"instances": [sent(row) for row in people(ROWS, seed=78)]}
+    with Load(model.predict_url, body, callers=4, pause_s=0.01) as load:
+        replaced(model, gone)
+        load.more(100)
+    took_s = time.monotonic() - began_s
+    told = f"no memory: {load.answered} answered in {took_s:.0f} s, "
+    told += f"the slowest took {load.worst_s:.2f} s; faults {load.faults[:3]}"
+    log.info(told)
+    assert load.faults == [], told
 
 
 def score_of(model, version, body):

@@ -107,8 +107,8 @@ class Slow:
 class Named(FakeReplica):
     """A replica whose prediction ids are the ids of the rows."""
 
-    def predict(self, table, *, version=None):
-        answer = super().predict(table, version=version)
+    def predict(self, table, *, version=None, named=()):
+        answer = super().predict(table, version=version, named=named)
         return replace(answer, ids=tuple(table["order"]))
 
 

@@ -5,7 +5,12 @@ import queue
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 
 from hapredict.serving.inference_messages import DESCRIPTOR, MESSAGES
 from hapredict.serving.inference_service import OpenInference, add_to_server
@@ -20,6 +25,11 @@ TIMEOUT_S = 20
 def channel(cluster):
     with grpc.insecure_channel(cluster.grpc_address) as channel:
         yield channel
+
+
+@pytest.fixture(scope="module")
+def address(cluster):
+    return cluster.grpc_address
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +143,35 @@ def test_the_service_describes_itself_as_interactive_clients_ask_it_to(channel, 
     (file,) = next(asked).file_descriptor_response.file_descriptor_proto
     assert file == DESCRIPTOR.serialized_pb
     waiting.put(None)
+
+
+def test_a_client_that_knows_nothing_but_the_address_learns_the_messages(model, address, infer):
+    """As interactive clients do: by reflection alone, without a file of ours."""
+
+    class Told(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
+        def intercept_unary_unary(self, go_on, details, request):
+            return go_on(self._with(details), request)
+
+        def intercept_stream_stream(self, go_on, details, requests):
+            return go_on(self._with(details), requests)
+
+        def _with(self, details):
+            return details._replace(metadata=[("application", model.name)])
+
+    with grpc.insecure_channel(address) as plain:
+        channel = grpc.intercept_channel(plain, Told())
+        known = ProtoReflectionDescriptorDatabase(channel)
+        assert "inference.GRPCInferenceService" in known.get_services()
+        service = DescriptorPool(known).FindServiceByName("inference.GRPCInferenceService")
+        method = service.FindMethodByName("ModelMetadata")
+        asks, says = map(GetMessageClass, (method.input_type, method.output_type))
+        call = channel.unary_unary(
+            f"/{service.full_name}/{method.name}",
+            request_serializer=asks.SerializeToString,
+            response_deserializer=says.FromString,
+        )
+        told = call(asks(name=model.name), timeout=TIMEOUT_S)
+    assert [tensor.name for tensor in told.inputs] == list(FIELDS)
 
 
 def test_what_serve_hands_to_a_replica_says_how_long_the_caller_waits():

@@ -20,6 +20,7 @@ from hapredict.registry.catalog import Version
 from hapredict.serving.batch_plan import SUMMARY
 from hapredict.serving.ray_batch import Asked, predict_files
 from hapredict.training.metrics import Verdict
+from tests.support.clusters import retired
 from tests.support.people import FIELDS, people, sent, small_spec, write
 
 ROOT = Path(__file__).parents[2]
@@ -57,9 +58,10 @@ def folder(tmp_path_factory):
 def applied(cluster, folder):
     """The log of a job that applied a spec; the data lie in the home, not in the copy."""
     write(Path(cluster.home) / "data" / "by_job.csv", people(1500, seed=5))
-    succeeded, log = submit(cluster, folder, "jobs/apply.py", "spec.yaml")
-    assert succeeded, log
-    return log
+    with retired(MODEL):
+        succeeded, log = submit(cluster, folder, "jobs/apply.py", "spec.yaml")
+        assert succeeded, log
+        yield log
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,11 @@ def test_a_job_applies_a_spec_and_tells_its_progress_in_plain_lines(cluster, app
     assert len(ask(cluster, people(3, seed=8))) == 3
 
 
-def test_nothing_that_a_job_starts_needs_the_jobs_copy_of_the_working_directory(applied):
+def test_nothing_that_a_job_starts_needs_the_jobs_copy_of_the_working_directory(cluster, applied):
     from ray.util.state import list_actors
 
-    actors = list_actors(detail=True, filters=[("state", "=", "ALIVE")], limit=1000)
+    where = cluster.dashboard_url
+    actors = list_actors(where, detail=True, filters=[("state", "=", "ALIVE")], limit=1000)
     ours = [actor for actor in actors if MODEL in (actor.name or "")]
     assert len(ours) >= 5  # controller, learner, monitor and two replicas
     assert not [actor.name for actor in ours if "working_dir" in str(actor.serialized_runtime_env)]

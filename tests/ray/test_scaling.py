@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hapredict.serving.ray_serve import replica_states
-from tests.support.clusters import eventually, serve_model
+from tests.support.clusters import eventually, publish_people, retired, serve_model
 from tests.support.load import Load
 from tests.support.people import people, sent, small_spec, write
 
@@ -31,7 +31,10 @@ def elastic(cluster):
         "look_back_period_s": 4,
     }
     source = write(home / "data" / "elastic.csv", rows)
-    return serve_model(small_spec(MODEL, source, serving=serving, training={"epochs_max": 3}), home)
+    spec = small_spec(MODEL, source, serving=serving)
+    publish_people(spec, home)
+    with retired(MODEL):
+        yield serve_model(spec, home)
 
 
 def running():

@@ -1,11 +1,14 @@
-"""Fixtures on a real cluster: one cluster a session, and one small model that serves on it.
+"""Fixtures on a real cluster: one cluster a process, and one small model that serves on it.
 
 Each conftest that imports them makes fixtures of its own, so what they share is kept with the
-session: the first that asks starts it, and it ends with the session.
+session: the first that asks starts it, and it ends with the session's last test. Tests run in two
+processes side by side, each with a cluster of its own.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +16,15 @@ import httpx
 import psutil
 import pytest
 
-from hapredict.control.specs import home_store
+from hapredict.control.specs import home_store, store_url
 from hapredict.monitoring.report import MonitorReport
 from hapredict.registry.catalog import Catalog
+from hapredict.registry.store import open_store
 from hapredict.spec import Spec
-from tests.support.people import people, sent, small_spec, write
+from tests.support.bundles import publish_linear
+from tests.support.people import SCHEMA, people, sent, small_spec, write
 
-CPUS = 16
+CPUS = 8
 """Logical: how many replicas, workers and tasks fit beside each other."""
 
 MODEL = "orders"
@@ -158,8 +163,10 @@ def cluster(request, tmp_path_factory):
             os.environ.update(before)
 
         home = tmp_path_factory.mktemp("home")
-        request.config.add_cleanup(end)
-        started = ray_embedded.start(home, num_cpus=CPUS)
+        # a cleanup of the configuration would come when xdist no longer waits for this process
+        request.addfinalizer(end)
+        # ports of its own: the processes of xdist may both find a default one free
+        started = ray_embedded.start(home, num_cpus=CPUS, serve_port=0, grpc_port=0)
         ray_embedded.connect(home)
         return started
 
@@ -184,3 +191,38 @@ def serve_model(spec, home):
 
     applied = apply(spec, home, lambda *_: None, wait_s=APPLY_S)
     return Served(applied.url, spec, home)
+
+
+def publish_people(spec, home, **weights):
+    """Publish a linear model of `people` under a spec: the next version, without a training."""
+    rows = people(200, seed=99)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != spec.data.target}
+    store = open_store(store_url(spec, home))
+    return publish_linear(
+        store, spec.name, spec=spec, schema=SCHEMA, table=SCHEMA.table(columns), weights=weights
+    )
+
+
+@contextlib.contextmanager
+def retired(*names: str) -> Iterator[None]:
+    """After the block, nothing of these models runs: what nobody asks any more still polls."""
+    from hapredict.monitoring.ray_monitor import stop_monitor
+    from hapredict.serving.ray_serve import remove
+
+    try:
+        yield
+    finally:
+        for name in names:
+            _end_actor(f"hapredict:{name}:controller")  # first, since it would start the others
+            _end_actor(f"hapredict:{name}:learner")
+            stop_monitor(name)
+            remove(name)
+
+
+def _end_actor(name):
+    import ray
+
+    from hapredict.control.ray_embedded import NAMESPACE
+
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)

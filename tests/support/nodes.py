@@ -182,6 +182,7 @@ class Nodes:
             "--min-worker-port=0",
             "--max-worker-port=0",
             "--disable-usage-stats",
+            "--include-log-monitor=false",
             *(["--include-dashboard=false"] if "--head" in where else []),
         ]
         environment = {k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"}

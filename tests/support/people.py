@@ -6,11 +6,25 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from hapredict.data.schema import Column, Schema
 from hapredict.sections import DAY_S
 from hapredict.spec import build_spec
 
 START_S = datetime(2024, 1, 1, tzinfo=UTC).timestamp()
 CITIES = ("Zürich", "北京", "Lyon")
+SCHEMA = Schema(
+    features=(
+        Column("性别", "category"),
+        Column("收入", "number"),
+        Column("age", "number"),
+        Column("city", "category"),
+    ),
+    target="bad",
+    task="binary",
+    classes=("0", "1"),
+    time="time",
+    id="order",
+)
 FIELDS = ("性别", "收入", "age", "city", "time", "order")
 """What a request sends."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from hapredict.serving.asgi import App
 from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
 from hapredict.serving.explain import Baseline, Effects, effects_of
+from hapredict.serving.ids import with_keys
 from hapredict.serving.journal import Label
 from hapredict.spec import Spec
 from tests.support.bundles import MODEL, plan_of, schema_of, spec_of, table_of
@@ -98,17 +99,24 @@ class FakeReplica:
     def detail(self) -> dict[str, Any]:
         return {"model": self.model, "versions": [1, 2], "store_trouble": self.trouble}
 
-    def predict(self, table: Table, *, version: int | None = None) -> FakeAnswer:
+    def predict(
+        self,
+        table: Table,
+        *,
+        version: int | None = None,
+        named: Sequence[tuple[int, int, str]] = (),
+    ) -> FakeAnswer:
         self._check("predict")
         self._check_version(version)
         self.calls += 1
-        return answer_of(
+        found = answer_of(
             self.schema,
             rows_of(table),
             version=version or 1,
             stem=f"call{self.calls}",
             extra_names=self.extras,
         )
+        return replace(found, ids=with_keys(found.ids, named)) if named else found
 
     def explain(
         self, table: Table, *, version: int | None = None, baseline: Baseline = "typical"

@@ -73,9 +73,12 @@ class AsyncClient:
         version: int | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
+        prediction_key: str | None = None,
     ) -> tuple[Prediction, ...]:
         """As `Client.predict`."""
-        return await self._drive(self._calls.predict(rows, version, deadline_s, request_id))
+        return await self._drive(
+            self._calls.predict(rows, version, deadline_s, request_id, prediction_key)
+        )
 
     async def predict_frame(
         self,
@@ -92,12 +95,12 @@ class AsyncClient:
         """
         pieces = Pieces(frame, rows_a_request)
         until = None if deadline_s is None else self._calls.attempts.deadline(deadline_s)
-        id_ = self._calls.id(request_id)
+        id_, key = self._calls.id(request_id), self._calls.key(None)
         failed: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(PIECES_AT_ONCE, -(-len(frame) // rows_a_request))):
-                    steps = self._calls.predict_pieces(pieces, version, until, id_)
+                    steps = self._calls.predict_pieces(pieces, version, until, id_, key)
                     group.create_task(self._drive(steps))
         except ExceptionGroup as errors:  # the caller asked for one thing and gets one error
             failed = errors.exceptions[0]

@@ -16,10 +16,13 @@ from hapredict.errors import BadRequest, TemporaryError
 from hapredict.serving.answers import Encoded, Prediction
 from hapredict.serving.feedback import Feedback, encode_feedback
 from hapredict.serving.protocols import V1Rows, WireProtocol
+from hapredict.serving.repeats import KEY, KEY_MAX
 from hapredict.serving.v2 import V2Binary
 
 __all__ = ["Calls", "Feedback", "Model", "Prediction"]
 
+NO_MORE: Mapping[str, str] = {}
+_KEY = re.compile(rf"[\x21-\x7e]{{1,{KEY_MAX}}}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,100}")
 
 
@@ -50,18 +53,31 @@ class Calls:
             raise ValueError(message)
         return request_id
 
+    def key(self, key: str | None) -> str:
+        """What names a call's predictions: the caller's or a new one.
+
+        Raises ValueError for one that cannot be an id.
+        """
+        if key is None:
+            return self.names()
+        if not _KEY.fullmatch(key):
+            message = f"a key is 1 to {KEY_MAX} visible ASCII characters; got {key!r}"
+            raise ValueError(message)
+        return key
+
     def predict(
         self,
         rows: Sequence[Mapping[str, Any]],
         version: int | None,
         deadline_s: float | None,
         request_id: str | None,
+        key: str | None,
     ) -> Steps[tuple[Prediction, ...]]:
         """One prediction a row."""
         deadline = self.attempts.deadline(deadline_s)
         body = msgspec.json.encode({"instances": rows}, enc_hook=plain)
-        id_ = self.id(request_id)
-        return (yield from self._predictions(V1Rows, Encoded(body), version, id_, deadline))
+        names = self.id(request_id), self.key(key)
+        return (yield from self._predictions(V1Rows, Encoded(body), version, names, deadline))
 
     def predict_pieces(
         self,
@@ -69,18 +85,19 @@ class Calls:
         version: int | None,
         deadline: Deadline | None,
         id_: str,
+        key: str,
     ) -> Steps[None]:
         """Answer pieces of a frame until none is left; several may be at it, in one thread.
 
-        Without a deadline of the frame each piece has the client's own. `id_` begins their ids.
+        Without a deadline of the frame each piece has the client's own. `id_` and `key` begin
+        their ids and keys.
         """
         while (piece := pieces.take()) is not None:
             until = self.attempts.deadline(None) if deadline is None else deadline
+            names = f"{id_}-{piece.start}", f"{key}-{piece.start}"
             try:
                 sent = V2Binary.encode_request(pieces.columns(piece))
-                said = yield from self._predictions(
-                    V2Binary, sent, version, f"{id_}-{piece.start}", until
-                )
+                said = yield from self._predictions(V2Binary, sent, version, names, until)
             except Exception as error:  # told with its rows, whatever it is
                 pieces.failed(piece, error)
             else:
@@ -135,20 +152,28 @@ class Calls:
         protocol: type[WireProtocol],
         sent: Encoded,
         version: int | None,
-        id_: str,
+        names: tuple[str, str],
         deadline: Deadline,
     ) -> Steps[tuple[Prediction, ...]]:
+        id_, key = names
         path = protocol.path if version is None else protocol.versioned_path
         path = path.format(model=self.model_name, version=version)
-        answer = yield from self._post(path, sent, id_, deadline)
+        answer = yield from self._post(path, sent, id_, deadline, {KEY.decode(): key})
         told = {name.encode(): value.encode() for name, value in answer.headers.items()}
         try:
             return protocol.decode_response(answer.content, told).predictions
         except BadRequest as error:
             raise nonsense(answer) from error
 
-    def _post(self, path: str, sent: Encoded, id_: str, deadline: Deadline) -> Steps[Heard]:
-        headers = {"content-type": sent.kind.decode()}
+    def _post(
+        self,
+        path: str,
+        sent: Encoded,
+        id_: str,
+        deadline: Deadline,
+        more: Mapping[str, str] = NO_MORE,
+    ) -> Steps[Heard]:
+        headers = {"content-type": sent.kind.decode(), **more}
         headers |= {name.decode(): value.decode() for name, value in sent.headers}
         question = Question("POST", path, id_, sent.body, headers)
         return (yield from self.attempts.ask(question, deadline))

@@ -24,10 +24,9 @@ class Client:
     """Asks one model at one or several ingress nodes. Safe to use from several threads.
 
     What fails for a time is asked again: at once of the next node, and after all of them with a
-    growing, jittered pause. That does no harm. A prediction changes nothing but the record of what
-    was answered: one whose answer was lost on the way may be recorded and then asked again, under
-    another `prediction_id`, of which only the last came back and can get a label. A label that
-    arrives twice counts once, by its `prediction_id`.
+    growing, jittered pause. That does no harm: all attempts of a call have one key of their own,
+    which becomes their `prediction_id`, so that they are one prediction whoever answered them. A
+    label that arrives twice counts once, by its `prediction_id`.
 
     All attempts of a call carry one X-Request-Id, under which servers log their faults: the
     `request_id` that the caller gives (1 to 100 visible ASCII characters) or one of the client's;
@@ -88,13 +87,20 @@ class Client:
         version: int | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
+        prediction_key: str | None = None,
     ) -> tuple[Prediction, ...]:
         """One prediction a row; `version` asks one loaded version instead of who serves.
+
+        `prediction_key` (1 to 190 visible ASCII characters) names the prediction in a way that the
+        caller knows again: it is the `prediction_id` of a single row, and with `-0`, `-1`... behind
+        it that of each of several. A key names one request for good.
 
         None and NaN are missing values. Raises BadRequest (SchemaMismatch with the faulty fields),
         UnknownName, or a TemporaryError when no node answered in all rounds or in time.
         """
-        return self._drive(self._calls.predict(rows, version, deadline_s, request_id))
+        return self._drive(
+            self._calls.predict(rows, version, deadline_s, request_id, prediction_key)
+        )
 
     def predict_frame(
         self,
@@ -125,7 +131,8 @@ class Client:
         pieces = Pieces(frame, rows_a_request)
         until = None if deadline_s is None else self._calls.attempts.deadline(deadline_s)
         id_ = self._calls.id(request_id)
-        self._drive(self._calls.predict_pieces(pieces, version, until, id_))
+        key = self._calls.key(None)
+        self._drive(self._calls.predict_pieces(pieces, version, until, id_, key))
         return pieces.frame()
 
     def feedback(

@@ -1,6 +1,6 @@
 """Rows that were answered live and have a label: what a model learns from after its first data."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,8 @@ def labelled_rows(
     """The labelled rows of all journal parts up to `positions`, in the order of their time.
 
     The first label of a prediction counts, as in the monitor: the one that arrived first, whichever
-    replica took it. Raises StoreUnavailable, CorruptBundle.
+    replica took it. Of rows with one id, which a caller sent again with his key, the first counts.
+    Raises StoreUnavailable, CorruptBundle.
     """
     first: dict[str, tuple[float, float]] = {}
     prefix = labels_prefix(model)
@@ -62,6 +63,7 @@ def labelled_rows(
                 if label.id not in first or label.at_s < first[label.id][0]:
                     first[label.id] = (label.at_s, value)
     tables, labels, moments = [], [], []
+    asked: list[tuple[str, float]] = []
     prefix = predictions_prefix(model)
     for source, last in sorted(positions.get("predictions", {}).items()):
         for seq in range(1, last + 1):
@@ -71,12 +73,25 @@ def labelled_rows(
             tables.append(take(_timed(part, schema), held))
             labels.append(found[held])
             moments.append(part.event_s[held])
+            places = np.flatnonzero(held).tolist()
+            asked += [(part.ids[place], float(part.at_s[place])) for place in places]
     if not tables:
         blank, _ = schema.frame({name: [] for name in _names(schema)})
         return Labelled(blank, np.zeros(0), np.zeros(0))
     event_s = np.concatenate(moments)
-    order = np.argsort(event_s, kind="stable")
+    once = _first_of_each(asked)
+    order = once[np.argsort(event_s[once], kind="stable")]
     return Labelled(take(concat(tables), order), np.concatenate(labels)[order], event_s[order])
+
+
+def _first_of_each(asked: Sequence[tuple[str, float]]) -> NDArray[np.int64]:
+    """The places of the ids, each where it was asked first; in their order."""
+    places: dict[str, int] = {}
+    for place, (name, at_s) in enumerate(asked):
+        known = places.get(name)
+        if known is None or at_s < asked[known][1]:
+            places[name] = place
+    return np.array(sorted(places.values()), np.int64)
 
 
 def _timed(part: PredictionPart, schema: Schema) -> Table:

@@ -30,6 +30,7 @@ from ray._private import auto_init_hook, ray_constants
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from hapredict.control.serve_flags import serve_flags
 from hapredict.errors import ClusterUnavailable, NotFound
 
 HOME_VARIABLE = "HAPREDICT_HOME"
@@ -47,16 +48,6 @@ STARTS_MAX = 3
 def find_home(given: str | None = None) -> Path:
     """The home: what is given, or `HAPREDICT_HOME`, or `.hapredict` where the caller stands."""
     return Path(given or os.environ.get(HOME_VARIABLE) or ".hapredict").absolute()
-
-
-RETRY_ON = "conn-failure empty-response junk-response response-timeout 502 503 504"
-"""When HAProxy sends a request again. It can only where it holds all of the request before it sends
-any of it, which is what WAIT_FOR_BODY is for."""
-
-WAIT_FOR_BODY = """\
-http-request wait-for-body time 30s unless { path_end ServerReflectionInfo ModelStreamInfer }"""
-"""A rule of each backend of HAProxy; who sends more slowly is answered 408. Open streams have no
-end to wait for: both sides talk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +213,7 @@ def _launch(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "0",
-        **_serve_flags(haproxy, ports, replicas),
+        **serve_flags(haproxy, ports, replicas),
     }
     cluster = LocalCluster(
         home=str(home),
@@ -252,6 +243,7 @@ def _launch(
         f"--object-store-memory={400 << 20}",
         f"--temp-dir={temp_dir}",
         "--disable-usage-stats",
+        "--include-log-monitor=false",  # it sends logs to drivers that want them; ours do not
     ]
     log = home / "ray.log"
     with log.open("wb") as out:
@@ -264,52 +256,6 @@ def _launch(
             start_new_session=True,
         )
     return LocalCluster(**{**asdict(cluster), "pid": process.pid}), process, log
-
-
-def _serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict[str, str]:
-    """Serve's data plane: HAProxy in front, requests straight into the replica's event loop.
-
-    A request whose replica died is sent again to another: predictions and labels are idempotent.
-    The second range of replica ports is Serve's gRPC.
-    """
-    middle = (replicas[0] + replicas[1]) // 2
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # without it, handles do not work in tasks and jobs, which have no event loop
-        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
-        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
-        "RAY_SERVE_HAPROXY_RETRIES": "3",
-        # a replica that hangs: found in 2 s, and what it holds goes to another after 10
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "10",
-        # Serve's template has no place for a rule; this is within a line of each backend
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_DOWNINTER": f"250ms\n {WAIT_FOR_BODY}\n default-server",
-        # a request can be repeated only if all of it fits
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
-        "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "s"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports[7]),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports[8]),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports[9]),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(ports[10]),
-        # what a gRPC server takes in before anybody can look at it; Serve's default is 2 GB
-        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(64 << 20),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(replicas[0]),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(middle - 1),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(middle),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(replicas[1]),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "40",
-    }
 
 
 def _clean_environment() -> dict[str, str]:

@@ -130,7 +130,10 @@ def _stopped(store: Store, request: Request, show: Show) -> None:
     until_s = time.monotonic() + STOP_S
     while time.monotonic() < until_s:
         progress = tuning.noted(store, request.spec.name)
-        if progress is None or progress.request != request.id or progress.state != "running":
+        if progress is None or progress.request != request.id:
+            return
+        # while its process is there, the same command would take it for a search that goes on
+        if progress.state != "running" and not _exists(request.spec.name):
             return
         show(progress)
         time.sleep(LOOK_S)

@@ -6,10 +6,12 @@ app and Python handles differ in how bytes or rows arrive and leave, and in noth
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
+from hapredict.errors import TimedOut
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.admission import Admission
 from hapredict.serving.answers import Answered, Columns, Part, Request
@@ -18,6 +20,7 @@ from hapredict.serving.exchange import version_header
 from hapredict.serving.metrics import Metrics
 from hapredict.serving.protocols import WireProtocol
 from hapredict.serving.reader import Reader
+from hapredict.serving.repeats import Repeats, read_key
 from hapredict.serving.replies import Reply
 from hapredict.serving.v2 import JSON_LENGTH
 from hapredict.spec import Spec
@@ -37,7 +40,13 @@ class Predicts(Protocol):
     def spec(self) -> Spec: ...
     @property
     def schema(self) -> Schema: ...
-    def predict(self, table: Table, *, version: int | None = None) -> Answered: ...
+    def predict(
+        self,
+        table: Table,
+        *,
+        version: int | None = None,
+        named: Sequence[tuple[int, int, str]] = (),
+    ) -> Answered: ...
     def after(self, answer: Any) -> None: ...
 
 
@@ -50,6 +59,7 @@ class Answering:
         self._metrics = metrics
         self._admission = Admission(ServingSpec().max_ongoing_requests)
         self._batcher = Batcher(replica.predict, self._after, clock=clock, later=_later)
+        self._repeats = Repeats()
         self._reader: Reader | None = None
         self.drain = self._batcher.drain
         self.written = self._batcher.written
@@ -76,10 +86,37 @@ class Answering:
     ) -> None:
         """Calls `replied` once, later in this turn or in another, unless it raises.
 
-        `headers` go by their names in lower case.
-        A reply with a `part` is owed one `written`. Raises HapredictError for what is refused
-        before the model is asked.
+        `headers` go by their names in lower case. One with a key that was answered here gets that
+        answer again. A reply with a `part` is owed one `written`. Raises HapredictError for what is
+        refused before the model is asked.
         """
+        key = read_key(headers)
+        if not key:
+            self._ask(protocol, body, headers, replied, "", version, deadline_s)
+            return
+        if deadline_s is not None and self._clock() >= deadline_s:
+            raise TimedOut("nobody waits for the answer any more")
+        of_all = f"{protocol.path} {version} {headers.get(JSON_LENGTH)!r} ".encode()
+        asked = blake2b(of_all + body, digest_size=16).digest()
+        first = self._repeats.first(key, asked, replied)
+        if first is None:
+            return
+        try:
+            self._ask(protocol, body, headers, first, key, version, deadline_s)
+        except BaseException:
+            self._repeats.forget(key)
+            raise
+
+    def _ask(
+        self,
+        protocol: type[WireProtocol],
+        body: bytes | bytearray,
+        headers: Mapping[bytes, bytes],
+        replied: Replied,
+        key: str,
+        version: int | None,
+        deadline_s: float | None,
+    ) -> None:
         rows_max = self._replica.spec.serving.rows_max
 
         def read() -> tuple[Waiting, Request]:
@@ -107,7 +144,7 @@ class Answering:
                 return
             replied(reply)
 
-        request = self._submit(read, version, deadline_s)
+        request = self._submit(read, version, deadline_s, key)
 
     async def reply(
         self,
@@ -142,7 +179,7 @@ class Answering:
         def judge() -> tuple[Waiting, Request]:
             return Waiting(request.rows, done, table=self._table(request.columns)), request
 
-        self._submit(judge, request.version, deadline_s)
+        self._submit(judge, request.version, deadline_s, request.key)
         return await future.value(self.written), request
 
     def _submit(
@@ -150,6 +187,7 @@ class Answering:
         read: Callable[[], tuple[Waiting, Request]],
         version: int | None,
         deadline_s: float | None,
+        key: str,
     ) -> Request:
         """Admit what `read` reads; whoever waits leaves again when it is done."""
         self._admission.enter(self._clock(), deadline_s)
@@ -158,7 +196,7 @@ class Answering:
         except BaseException:
             self._admission.leave(self._clock())
             raise
-        waiting.version, waiting.deadline_s = version, deadline_s
+        waiting.version, waiting.deadline_s, waiting.key = version, deadline_s, key
         self._batcher.submit(waiting)
         return request
 

@@ -28,7 +28,7 @@ class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten time
     `columns` are equally long, `rows` is their length. `id` is echoed by protocols that have one,
     `outputs` names the tensors asked for (empty: all), `binary` those to be answered as bytes.
     `version` and `wait_s`, how long the caller waits, are those of protocols that say them in the
-    request itself.
+    request itself; so is `key`, which names its predictions.
     """
 
     columns: Columns
@@ -38,6 +38,7 @@ class Request(msgspec.Struct, frozen=True):  # a frozen dataclass costs ten time
     binary: frozenset[str] = frozenset()
     version: int | None = None
     wait_s: float | None = None
+    key: str = ""
 
 
 class Encoded(msgspec.Struct, frozen=True):

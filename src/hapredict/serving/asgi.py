@@ -6,7 +6,6 @@ back, and a fault of ours a 500 that leaves the process alive.
 """
 
 import asyncio
-import itertools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from hapredict.data.schema import Table
 from hapredict.errors import BadRequest, HapredictError, UnknownName
 from hapredict.sections_live import ServingSpec
 from hapredict.serving import descriptions, explain, told
+from hapredict.serving.access import AccessLog
 from hapredict.serving.admission import Admission
 from hapredict.serving.answering import Answering, Predicts
 from hapredict.serving.answers import Part, Request, predictions
@@ -29,6 +29,7 @@ from hapredict.serving.exchange import (
     Receive,
     Route,
     Send,
+    counted,
     pattern_of,
     read_body,
     read_deadline_s,
@@ -44,9 +45,11 @@ from hapredict.serving.replies import (
     Reply,
     error_reply,
     internal_error,
+    is_memory,
     json_reply,
     shed_reason,
     status_of,
+    without_memory,
     wrong_method,
 )
 from hapredict.serving.scaling import Load, LoadMeter
@@ -70,7 +73,8 @@ class App:
     """The ASGI application (scopes `http` and `lifespan`) in front of one replica.
 
     `clock` tells wall time in seconds. `request_ids` names requests whose caller did not. `meter`
-    hears of all that is done; without one of its own, `load` knows no processor time. Under a
+    and `access`, if there is one, hear of all that is done; without a meter of its own, `load`
+    knows no processor time. Under a
     server that speaks `lifespan` the upkeep loops start and end by themselves; others call `run`
     and `close`.
     """
@@ -83,18 +87,24 @@ class App:
         request_ids: Callable[[], str] | None = None,
         tick_s: float = TICK_S,
         meter: LoadMeter | None = None,
+        access: AccessLog | None = None,
     ) -> None:
         self._replica = replica
         self._clock = clock
-        self._request_ids = request_ids or _counted(f"{replica.model}-{clock():.6f}")
+        self._request_ids = request_ids or counted(f"{replica.model}-{clock():.6f}")
         # Feedback waits for a disk, predictions for a processor: one must not block the other.
         self._feedback_admission = Admission(ServingSpec().max_ongoing_requests)
         self._explain_admission = Admission(explain.ONGOING_MAX)
+        self.exhausted = False
+        """Whether there was a request for which this process had no memory; it had better go."""
         self._in_progress = 0
         self._metrics = Metrics(replica.model, lambda: self._in_progress)
         self._answering = Answering(replica, clock=clock, metrics=self._metrics)
         self._meter = meter or LoadMeter(clock, processor=lambda: 0.0)
-        self._upkeep = Upkeep(replica, tick_s=tick_s, late=self._meter.late)
+        self._access = access
+        self._metrics.dropped = lambda: access.dropped if access is not None else 0
+        writes = access.write if access is not None else None
+        self._upkeep = Upkeep(replica, tick_s=tick_s, late=self._meter.late, writes=writes)
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
         self._mount()
@@ -167,9 +177,11 @@ class App:
         what `read` raises, BadRequest, UnknownName or TemporaryError.
         """
         start_s, code = self._clock(), 500
+        part, id_ = None, ""
         self._in_progress += 1
         try:
             part, request = await self._answering.part(read, start_s)
+            id_ = request.id
             # recorded in the next turn: the caller gets its rows first
             asyncio.get_running_loop().call_soon(self._answering.written, part)
             said = write(part, request)
@@ -183,7 +195,7 @@ class App:
             code = GONE_STATUS
             raise
         finally:
-            self._over(route, code, start_s)
+            self._over(route, code, start_s, id_, part)
 
     def direct_paths(self) -> dict[bytes, tuple[str, type[WireProtocol]]]:
         """Paths of predictions by the version in service, with what `direct` is to be told."""
@@ -222,7 +234,7 @@ class App:
             finally:
                 if reply.part is not None:
                     self._answering.written(reply.part)
-                self._over(route, status, start_s)
+                self._over(route, status, start_s, request_id, reply.part)
 
         try:
             self._answering.settings()
@@ -257,9 +269,10 @@ class App:
         except (Gone, OSError):
             status = GONE_STATUS  # nobody is left to be answered
         finally:
-            if reply is not None and reply.part is not None:
-                self._answering.written(reply.part)
-            self._over(route, status, start_s)
+            part = reply.part if reply is not None else None
+            if part is not None:
+                self._answering.written(part)
+            self._over(route, status, start_s, request_id, part)
 
     async def _reply(self, route: Route, method: str, call: Call) -> Reply:
         handler = route.handlers.get("GET" if method == "HEAD" else method)
@@ -270,6 +283,7 @@ class App:
         return wrong_method(method[:20], route.allowed)
 
     def _refusal(self, error: Exception, request_id: bytes) -> Reply:
+        error = without_memory(error)
         status = status_of(error) if isinstance(error, HapredictError) else None
         if status is None or not isinstance(error, HapredictError):
             log.error("request %s failed", request_id.decode(), exc_info=error)
@@ -278,15 +292,21 @@ class App:
         return error_reply(error, status)
 
     def _count_shed(self, error: HapredictError) -> None:
+        self.exhausted = self.exhausted or is_memory(error)
         reason = shed_reason(error)
         if reason is not None:
             self._metrics.shed(reason)
 
-    def _over(self, route: str, code: int, start_s: float) -> None:
-        duration_s = max(0.0, self._clock() - start_s)
+    def _over(
+        self, route: str, code: int, start_s: float, request_id: str | bytes, part: Part | None
+    ) -> None:
+        now_s = self._clock()
+        duration_s = max(0.0, now_s - start_s)
         self._in_progress -= 1
         self._metrics.request(route, code, duration_s)
         self._meter.over(duration_s)
+        if self._access is not None:
+            self._access.add(route, code, now_s, duration_s, request_id, part)
 
     def _mount(self) -> None:
         """Exact paths of this model first: a request then costs one look-up."""
@@ -374,8 +394,3 @@ class App:
 
     async def _text(self, _call: Call) -> Reply:
         return Reply(200, self._metrics.text(), CONTENT_TYPE)
-
-
-def _counted(prefix: str) -> Callable[[], str]:
-    numbers = itertools.count(1)
-    return lambda: f"{prefix}-{next(numbers):x}"

@@ -16,13 +16,16 @@ from hapredict.serving.answers import Answered, Part, Shared
 from hapredict.serving.reader import Line, Reader
 
 Predict = Callable[..., Any]
-"""`predict(table, version=...) -> Answer`, as a Replica has it."""
+"""`predict(table, version=..., named=...) -> Answer`, as a Replica has it."""
 Done = Callable[[Part | Exception], None]
 """Takes the answer to one request, or why there is none. Raises nothing."""
 
 
 class Waiting(msgspec.Struct, eq=False):
-    """One request that waits for the model: a table, or the lines that `reader` read."""
+    """One request that waits for the model: a table, or the lines that `reader` read.
+
+    `key`, if there is one, names its predictions.
+    """
 
     rows: int
     done: Done
@@ -31,6 +34,7 @@ class Waiting(msgspec.Struct, eq=False):
     reader: Reader | None = None
     version: int | None = None
     deadline_s: float | None = None
+    key: str = ""
 
     def goes_with(self, other: "Waiting") -> bool:
         """Whether both can be answered by one call."""
@@ -113,7 +117,9 @@ class Batcher:
         if not batch:
             return
         try:
-            answer: Answered = self._predict(_table(batch), version=batch[0].version)
+            answer: Answered = self._predict(
+                _table(batch), version=batch[0].version, named=_named(batch)
+            )
         except Exception as error:
             if len(batch) == 1 or isinstance(error, UnknownName):
                 for item in batch:
@@ -134,6 +140,16 @@ class Batcher:
             return True
         item.done(TimedOut("the caller's deadline passed before its turn came"))
         return False
+
+
+def _named(batch: list[Waiting]) -> list[tuple[int, int, str]]:
+    """Which rows have a caller's key: from, to, key."""
+    named, start = [], 0
+    for item in batch:
+        if item.key:
+            named.append((start, start + item.rows, item.key))
+        start += item.rows
+    return named
 
 
 def _table(batch: list[Waiting]) -> Table:

@@ -5,7 +5,9 @@ disturb each other, and a replica is scaled by its number. Before a version may 
 must reproduce the scores that were recorded when it was published.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ from hapredict.training.extras import EXTRAS, extra_names
 
 GOLDEN_MAX = 1e-4
 """Largest difference to a golden score, relative to the score where that is above 1."""
+
+SPEED_RUNS = 15
+"""Rows by which a version's speed is judged, one at a time, by their median."""
 
 _INPUTS = {"numbers": "tensor(float)", "categories": "tensor(int32)"}
 _ERRORS_ONLY = 3
@@ -127,8 +132,10 @@ class Loaded:
         return self.engine.answer(self.plan.apply(table))
 
 
-def load_version(store: Store, model: str, version: Version) -> Loaded:
-    """The version, loaded, warmed and compared with its golden scores.
+def load_version(
+    store: Store, model: str, version: Version, *, speed: "Speed | None" = None
+) -> Loaded:
+    """The version, loaded, warmed, compared with its golden scores and, by `speed`, fast enough.
 
     Raises GateRefused with the reason if it must not answer anybody, TemporaryError if the store
     has trouble.
@@ -137,6 +144,8 @@ def load_version(store: Store, model: str, version: Version) -> Loaded:
         bundle = load(store, model, version.digest)
         loaded = _assemble(version.number, bundle)
         check_golden(loaded, bundle.golden)
+        if speed is not None:
+            check_speed(loaded, bundle.golden, speed)
     except (TemporaryError, GateRefused):
         raise
     except (CorruptBundle, NotFound) as error:
@@ -168,6 +177,36 @@ def check_golden(loaded: Loaded, golden: Golden) -> None:
             f"{int(wrong.any(axis=1).sum())} of its {len(expected)} golden rows are answered "
             f"differently here, such as row {row}: {scores[row, output]!r} for "
             f"{expected[row, output]!r}; allowed are {GOLDEN_MAX:g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How much processor time a row may take. `timer` tells the calling thread's, in seconds."""
+
+    timer: Callable[[], float]
+    latency_ms_max: float
+
+
+def check_speed(loaded: Loaded, golden: Golden, speed: Speed) -> None:
+    """Raises GateRefused if a version that was warmed takes too long for one row.
+
+    Processor time and the median of several rows: a busy machine makes no version slow.
+    """
+    columns = golden.rows
+    rows = len(golden.scores)
+    took_s = []
+    for run in range(SPEED_RUNS):
+        place = run % rows
+        table = loaded.schema.table({name: [column[place]] for name, column in columns.items()})
+        began_s = speed.timer()
+        loaded.scores(table)
+        took_s.append(speed.timer() - began_s)
+    took_ms = 1000 * median(took_s)
+    if took_ms > speed.latency_ms_max:
+        raise GateRefused(
+            f"a row takes {took_ms:.3g} ms of a processor (median of {SPEED_RUNS}); "
+            f"serving.latency_ms_max allows {speed.latency_ms_max:g}"
         )
 
 

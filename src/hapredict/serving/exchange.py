@@ -1,5 +1,6 @@
 """One HTTP request and its answer, in ASGI's terms: headers, bodies, routes."""
 
+import itertools
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -98,6 +99,12 @@ def fixed(value: Any) -> Handler:
         return reply
 
     return handler
+
+
+def counted(prefix: str) -> Callable[[], str]:
+    """Makes names that begin alike and that none has twice."""
+    numbers = itertools.count(1)
+    return lambda: f"{prefix}-{next(numbers):x}"
 
 
 def sent_request_id(headers: Mapping[bytes, bytes]) -> bytes | None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+import msgspec
 
 from hapredict.errors import (
     BadRequest,
@@ -28,6 +29,7 @@ from hapredict.serving.asgi import App
 from hapredict.serving.exchange import read_version, read_wait_s, too_long
 from hapredict.serving.inference_messages import MESSAGES, SERVICE, describe
 from hapredict.serving.inference_tensors import decode_request, encode_response
+from hapredict.serving.repeats import key_among
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,9 @@ class OpenInference:
             self._check_model(message.model_name)
             if message.ByteSize() > serving.body_bytes_max:
                 raise too_long(serving.body_bytes_max)
-            return decode_request(message, serving.rows_max, _wait_s(context))
+            key = key_among(context.invocation_metadata() or ())
+            request = decode_request(message, serving.rows_max, _wait_s(context))
+            return msgspec.structs.replace(request, key=key) if key else request
 
         raw = bool(message.raw_input_contents)
         return await self._inference.answer(

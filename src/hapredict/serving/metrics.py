@@ -40,6 +40,8 @@ class Metrics:
         self._rows: Counter[int] = Counter()
         self._shed: Counter[str] = Counter()
         self._labels = 0
+        self.dropped: Callable[[], int] = lambda: 0
+        """How many lines of the access log were dropped."""
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -96,6 +98,13 @@ class Metrics:
         )
         labels.add_metric((model,), self._labels)
         yield labels
+        dropped = CounterMetricFamily(
+            "hapredict_access_lines_dropped",
+            "Lines of the access log that were not written.",
+            labels=("model",),
+        )
+        dropped.add_metric((model,), self.dropped())
+        yield dropped
         gauge = GaugeMetricFamily(
             "hapredict_requests_in_progress", "Requests begun and not over.", labels=("model",)
         )

@@ -31,6 +31,13 @@ _DEADLINE = {
     "description": "Milliseconds from now after which nobody waits for the answer.",
     "schema": {"type": "number", "minimum": 0, "maximum": 999_999_999_999},
 }
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "Becomes the `prediction_id` of a row, with `-0`, `-1`... behind it those of "
+    "several. A request that is sent again under its key is one prediction.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 190, "pattern": "^[!-~]+$"},
+}
 _BINARY = (
     "The binary tensor data extension is served: with the header Inference-Header-Content-Length, "
     "tensors with `binary_data_size` have their bytes after the JSON object, and outputs come as "
@@ -76,7 +83,9 @@ def _paths(model: str) -> dict[str, Any]:
             "schema": {"type": "integer", "minimum": 1},
         }
     ]
-    predict = _post("predict", "Predict rows", "PredictRequest", "PredictResponse", _HEADERS)
+    predict = _post(
+        "predict", "Predict rows", "PredictRequest", "PredictResponse", _HEADERS, more=(_KEY,)
+    )
     infer = {
         **_post(
             "infer",
@@ -84,6 +93,7 @@ def _paths(model: str) -> dict[str, Any]:
             "InferRequest",
             "InferReply",
             _HEADERS,
+            more=(_KEY,),
         ),
         "description": _BINARY,
     }
@@ -141,12 +151,13 @@ def _post(
     response: str,
     headers: Any = None,
     *,
+    more: tuple[Any, ...] = (),
     deadline: bool = True,
 ) -> dict[str, Any]:
     return {
         "operationId": operation,
         "summary": summary,
-        "parameters": [_REQUEST_ID, _DEADLINE] if deadline else [_REQUEST_ID],
+        "parameters": [_REQUEST_ID, *([_DEADLINE] if deadline else []), *more],
         "requestBody": {"required": True, "content": _content(request)},
         "responses": {
             "200": {
@@ -156,6 +167,7 @@ def _post(
             },
             "400": _error("The body cannot be read."),
             "404": _error("No such model or version."),
+            **({"409": _error("The key was sent with another request.")} if more else {}),
             "413": _error("Too many rows or bytes."),
             "415": _error("A content encoding that is not read here."),
             "422": _error("Rows that do not fit the model."),

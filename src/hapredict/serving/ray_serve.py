@@ -16,8 +16,9 @@ from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
-from hapredict.errors import ClusterUnavailable, NotFound
+from hapredict.errors import ClusterUnavailable, NotFound, TemporaryError
 from hapredict.registry.store import open_store
+from hapredict.serving.access import AccessLog
 from hapredict.serving.asgi import App
 from hapredict.serving.inference_service import (
     OpenInference,
@@ -29,7 +30,7 @@ from hapredict.serving.replica import Replica
 from hapredict.serving.scaling import LoadMeter
 from hapredict.spec import Spec, build_spec
 
-# what Serve logs per request costs more than the prediction
+# what Serve logs per request costs more than the prediction; `serving.access_log` does not
 QUIET = LoggingConfig(enable_access_log=False, log_level="ERROR")
 
 
@@ -49,11 +50,13 @@ class ModelReplica(OpenInference):
             Path(home) / "spool",
             time.time,
             spec=spec,
+            timer=time.thread_time,
         )
         self._app = App(
             self._replica,
             clock=time.time,
             meter=LoadMeter(time.time, time.process_time, spec.serving.num_cpus),
+            access=_access_log(spec, self._source, Path(home)),
         )
         self._data_plane = _data_plane(self._app, spec)
         super().__init__(self._app)
@@ -66,6 +69,13 @@ class ModelReplica(OpenInference):
     ) -> list[dict[str, Any]]:
         """What `POST :predict` answers for these rows. Raises the errors of `hapredict.errors`."""
         return await self._app.predict_rows(rows, version=version)
+
+    def check_health(self) -> None:
+        """Serve asks every two seconds. Raises TemporaryError if this process had better go."""
+        if self._app.exhausted:
+            raise TemporaryError("there was no memory for a request; a new process starts anew")
+        if self._leaving:
+            raise TemporaryError("it was asked to leave this node for another one")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears of this replica; Serve asks."""
@@ -80,14 +90,21 @@ class ModelReplica(OpenInference):
         if source == self._source:
             self._leaving = True
 
-    def check_health(self) -> None:
-        """Serve asks; a replica that raises is drained and replaced."""
-        if self._leaving:
-            raise ClusterUnavailable("it was asked to leave this node for another one")
-
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
         return {**self._replica.detail(), "pid": os.getpid(), "data_plane": self._data_plane}
+
+
+def _access_log(spec: Spec, source: str, home: Path) -> AccessLog | None:
+    serving = spec.serving
+    if serving.access_log == "off":
+        return None
+    return AccessLog(
+        spec.name,
+        home / "logs" / spec.name / f"access-{source}.jsonl",
+        errors_only=serving.access_log == "errors",
+        bytes_max=serving.access_log_bytes_max,
+    )
 
 
 def _data_plane(app: App, spec: Spec) -> str:

@@ -22,7 +22,7 @@ from hapredict.registry.store import Store, encode_json
 from hapredict.sections import DAY_S
 from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
-from hapredict.serving.engine import Loaded, load_version, why_not_beside
+from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
@@ -55,19 +55,22 @@ class Replica:
         clock: Callable[[], float],
         *,
         spec: Spec | None = None,
+        timer: Callable[[], float] | None = None,
     ) -> None:
         """Not `ready` before a `refresh` found a champion.
 
         `source` is a name that no other process start has, of letters, digits, '_' and '-'.
         `spool` is a local directory, which survives the process and which replicas share. `clock`
         tells wall time in seconds. `spec` is what was applied last; without it, settings are those
-        of the champion's bundle. Raises OSError if the spool cannot be written.
+        of the champion's bundle. `timer` tells the calling thread's processor time in seconds;
+        without it no version is too slow. Raises OSError if the spool cannot be written.
         """
         self.model = model
         self._store = store
         self._source = source
         self._clock = clock
         self._given = spec
+        self._timer = timer
         self._catalog = Catalog(store, model)
         self._recorder = Recorder(store, model, source, spool / model, fault=self._fault)
         self._labels = LabelWriter(store, model, source)
@@ -145,9 +148,16 @@ class Replica:
             "last_fault": self._last_fault,
         }
 
-    def predict(self, table: Table, *, version: int | None = None) -> Answer:
+    def predict(
+        self,
+        table: Table,
+        *,
+        version: int | None = None,
+        named: Sequence[tuple[int, int, str]] = (),
+    ) -> Answer:
         """Answer the rows of a table that `schema.table` made; `version` pins a loaded version.
 
+        `named` says which rows, from and to, a caller has a key for; the others get ids of ours.
         Raises UnknownName for a version that is not loaded, TemporaryError if nothing is ready or
         the champion cannot score, SchemaMismatch for rows without time on the event clock.
         """
@@ -155,7 +165,13 @@ class Replica:
         stem = f"{self._source}-{next(self._calls):x}"
         try:
             return answer(
-                routes, table, stem=stem, now_s=self._clock(), version=version, fault=self._fault
+                routes,
+                table,
+                stem=stem,
+                now_s=self._clock(),
+                version=version,
+                named=named,
+                fault=self._fault,
             )
         except TemporaryError as error:
             self._fault(str(error))
@@ -236,7 +252,9 @@ class Replica:
         held_back = ""
         for number in _wanted(state):
             try:
-                self._load(state.versions[number], loaded)
+                # a champion that is slow here is better than none
+                speed = self._speed() if number != state.champion else None
+                self._load(state.versions[number], loaded, speed)
             except GateRefused as error:
                 refused[number] = str(error)
             except TemporaryError as error:
@@ -254,14 +272,21 @@ class Replica:
         self._finished = not held_back
         return changed
 
-    def _load(self, version: Version, loaded: dict[int, Loaded]) -> None:
+    def _speed(self) -> Speed | None:
+        """What is asked of a version that does not serve yet."""
+        spec = self._given or (self._routes.champion.spec if self._routes is not None else None)
+        if self._timer is None or spec is None:
+            return None
+        return Speed(self._timer, spec.serving.latency_ms_max)
+
+    def _load(self, version: Version, loaded: dict[int, Loaded], speed: Speed | None) -> None:
         held = loaded.get(version.number)
         if held is not None and held.digest == version.digest:
             return
         if version.digest in self._refused:
             raise GateRefused(self._refused[version.digest])
         try:
-            loaded[version.number] = load_version(self._store, self.model, version)
+            loaded[version.number] = load_version(self._store, self.model, version, speed=speed)
         except GateRefused as error:
             self._refused[version.digest] = str(error)
             raise

@@ -57,6 +57,21 @@ def shed_reason(error: HapredictError) -> str | None:
     return "not_ready" if isinstance(error, TemporaryError) else None
 
 
+def without_memory(error: Exception) -> Exception:
+    """What a request is answered with whose memory there was not: another replica may have it."""
+    if not isinstance(error, MemoryError):
+        return error
+    found = TemporaryError("this replica has no memory left; another may answer")
+    found.__cause__ = error
+    return found
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether an error came of memory that was not there, in Python or in ONNX Runtime."""
+    cause = error.__cause__
+    return isinstance(cause, MemoryError) or "bad_alloc" in str(cause)
+
+
 def error_reply(error: HapredictError, status: int, headers: Headers = ()) -> Reply:
     """A reply with the error's sentence, its fields where it has some, and when to try again."""
     value: dict[str, Any] = {"error": str(error), "type": type(error).__name__}

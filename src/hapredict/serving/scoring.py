@@ -8,7 +8,6 @@ are also scored by the challenger and the other way round, so that every row is 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
 from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
@@ -22,9 +21,9 @@ from hapredict.data.values import canonical_text
 from hapredict.errors import BadRequest, Problem, SchemaMismatch, TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.registry.bundle import score_bin
-from hapredict.sections import DAY_S
 from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded
+from hapredict.serving.ids import ids_of_rows
 from hapredict.serving.journal import (
     NO_VERSION,
     PredictionPart,
@@ -111,11 +110,19 @@ class Answer(msgspec.Struct, frozen=True, eq=False):  # a frozen dataclass costs
 
 
 def answer(
-    routes: Routes, table: Table, *, stem: str, now_s: float, version: int | None, fault: Fault
+    routes: Routes,
+    table: Table,
+    *,
+    stem: str,
+    now_s: float,
+    version: int | None,
+    fault: Fault,
+    named: Sequence[tuple[int, int, str]] = (),
 ) -> Answer:
     """Score the rows of `table`, each by the version that its key leads to, or all by `version`.
 
-    `stem` makes prediction ids unique: no other call of any process has the same. A challenger
+    `stem` makes prediction ids unique: no other call of any process has the same. `named` rows,
+    from and to, go by a caller's key instead. A challenger
     that fails is reported to `fault` and the champion answers instead. Raises UnknownName if
     `version` is not loaded, TemporaryError if the champion cannot score.
     """
@@ -123,7 +130,7 @@ def answer(
     if not rows:
         raise BadRequest("there are no rows; send at least one")
     event_s = _event_s(routes, table) if routes.on_event_clock else None
-    ids = _ids(event_s, stem) if event_s is not None else _ids_of_a_day(now_s, stem, rows)
+    ids = ids_of_rows(event_s, now_s, stem, rows, named)
     split = routes.split
     if version is not None:
         found = scored(routes.loaded(version), table)
@@ -208,27 +215,12 @@ def _event_s(routes: Routes, table: Table) -> NDArray[np.float64]:
     return times
 
 
-def _ids(event_s: NDArray[np.float64], stem: str) -> tuple[str, ...]:
-    days = (event_s // DAY_S).tolist()
-    return tuple([f"{_day(day)}-{stem}-{row}" for row, day in enumerate(days)])
-
-
-def _ids_of_a_day(now_s: float, stem: str, rows: int) -> tuple[str, ...]:
-    start = f"{_day(now_s // DAY_S)}-{stem}-"
-    return tuple([start + str(row) for row in range(rows)])
-
-
 @lru_cache(maxsize=1024)
 def _same(version: int, rows: int) -> NDArray[np.int64]:
     """The version for each of some rows; not to be written to, as others have the same array."""
     versions = np.full(rows, version, np.int64)
     versions.flags.writeable = False
     return versions
-
-
-@lru_cache(maxsize=1024)
-def _day(day: float) -> str:
-    return (date(1970, 1, 1) + timedelta(days=day)).strftime("%Y%m%d")
 
 
 def _keys(routes: Routes, table: Table, rows: int) -> list[str | None]:

@@ -11,6 +11,8 @@ from hapredict.spec import Spec
 
 TICK_S = 0.05
 """Seconds between two writes to the spool: what a killed process may lose."""
+WRITE_S = 0.25
+"""Seconds between two writes of the access log."""
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Kept(Protocol):
 
 
 class Upkeep:
-    """Three loops, each with a thread of its own, so that a slow store delays no other loop.
+    """Loops, each with a thread of its own, so that a slow store delays no other loop.
 
     A loop outlives any failure: the store is away for an hour, and serving goes on with what it
     has. Each distinct failure is logged once until the loop works again.
@@ -41,10 +43,15 @@ class Upkeep:
         *,
         tick_s: float = TICK_S,
         late: Callable[[float], None] = lambda _late_s: None,
+        writes: Callable[[], None] | None = None,
     ) -> None:
-        """`late` hears by how many seconds the event loop missed the time of a tick."""
+        """`late` hears by how many seconds the event loop missed the time of a tick.
+
+        `writes` may block and writes the access log, if there is one.
+        """
         self._replica = replica
         self._late = late
+        self._writes = writes
         self._tick_s = tick_s
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop of `run`."""
@@ -53,7 +60,7 @@ class Upkeep:
         self._closed = asyncio.Event()
         self._told: dict[str, set[str]] = {}
         # Not the event loop's own threads: feedback waits for the disk in those.
-        self._threads = ThreadPoolExecutor(3, "hapredict-upkeep")
+        self._threads = ThreadPoolExecutor(4, "hapredict-upkeep")
 
     @property
     def stopping(self) -> bool:
@@ -68,11 +75,13 @@ class Upkeep:
         self._done = asyncio.Event()
         self.loop = asyncio.get_running_loop()
         replica = self._replica
-        loops = (
+        loops = [
             self._loop("refresh", replica.refresh, self._poll_s),
             self._loop("tick", replica.tick, lambda: self._tick_s),
             self._loop("report", replica.report, self._report_s),
-        )
+        ]
+        if self._writes is not None:
+            loops.append(self._loop("access log", self._writes, lambda: WRITE_S))
         try:
             await asyncio.gather(*loops)
         finally:
@@ -91,6 +100,8 @@ class Upkeep:
             await self._done.wait()
         for name in ("tick", "report", "close"):
             await self._attempt(name, getattr(self._replica, name))
+        if self._writes is not None:
+            await self._attempt("access log", self._writes)
         self._threads.shutdown(wait=False)
         self._closed.set()
 

@@ -33,8 +33,8 @@ from hapredict.control.ray_embedded import (
     HOME_VARIABLE,
     STARTED,
     _clean_environment,
-    _serve_flags,
 )
+from hapredict.control.serve_flags import serve_flags
 from hapredict.errors import ClusterUnavailable
 from hapredict.testing.network import Direction, Network
 from hapredict.testing.ray_balancer import Balancer
@@ -321,7 +321,7 @@ class Lab:
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "TF_ENABLE_ONEDNN_OPTS": "0",
             "RAY_SERVE_DEFAULT_HTTP_HOST": "0.0.0.0",  # noqa: S104  a network of its own
-            **_serve_flags(self._temp / name / "h", _PORTS, (_PORTS[20], _PORTS[-1])),
+            **serve_flags(self._temp / name / "h", _PORTS, (_PORTS[20], _PORTS[-1])),
             **self._more,
         }
 

@@ -169,7 +169,8 @@ def sampled(hashes: Hashes, total: int, most: int) -> NDArray[np.bool_]:
     """
     if total <= most:
         return np.ones(len(hashes), bool)
-    share = (most + 6 * most**0.5) / total
+    # of so many on average, fewer than `most` are there once in e^18 times, for any `most`
+    share = (most + 18 + 6 * (most + 9) ** 0.5) / total
     return hashes[:, 0] < np.uint64(min(share * 2.0**64, 2.0**64 - 2.0**11))
 
 

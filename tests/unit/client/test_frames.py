@@ -257,9 +257,9 @@ def test_a_deadline_is_that_of_the_whole_frame():
     clock = Clock()
 
     class Slow(FakeReplica):
-        def predict(self, table, *, version=None):
+        def predict(self, table, *, version=None, named=()):
             clock.now_s += 0.4
-            return super().predict(table, version=version)
+            return super().predict(table, version=version, named=named)
 
     client = client_of(app_of(Slow()), clock=clock)
     with pytest.raises(TimedOut, match=r"deadline of 1 s; the last trouble") as caught:

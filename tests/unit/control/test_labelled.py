@@ -212,3 +212,13 @@ def test_each_prediction_is_a_row_once_at_most_and_its_first_usable_label_is_tak
     assert dict(zip(orders_of(found), found.labels.tolist(), strict=True)) == expected
     assert len(orders_of(found)) == len(expected)
     assert found.event_s.tolist() == sorted(found.event_s.tolist())
+
+
+def test_a_row_that_was_asked_for_twice_under_one_key_is_learned_from_once(store):
+    put_rows(store, [("key", 20.0, 20.0, "again"), ("other", 21.0, 21.0, "x")], source="a")
+    put_rows(store, [("key", 10.0, 10.0, "first")], source="b")
+    put_labels(store, [("key", "yes", 30.0), ("other", "no", 31.0)])
+    rows = labelled_rows(
+        store, MODEL, SCHEMA, {"predictions": {"a": 1, "b": 1}, "labels": {"a": 1}}
+    )
+    assert rows.table["order"].tolist() == ["first", "x"]

@@ -60,6 +60,20 @@ def test_rows_are_answered_one_by_one(app):
     }
 
 
+@pytest.mark.parametrize("where", ["around the model", "in the model"])
+def test_without_memory_another_replica_is_to_answer_and_this_one_to_go(app, replica, where):
+    assert not app.exhausted
+    fault = MemoryError("no room")
+    if where == "in the model":
+        fault = TemporaryError("v1 could not score")
+        fault.__cause__ = MemoryError("no room")
+    replica.faults["predict"] = fault
+    got = _ask(app, "POST", PREDICT, _rows())
+    assert got.status == 503
+    assert got.headers["retry-after"] == "1"
+    assert app.exhausted
+
+
 def test_columns_and_tensors_get_the_same_scores(app):
     columns = columns_of(2)
     tensors = [

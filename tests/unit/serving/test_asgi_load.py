@@ -70,10 +70,10 @@ def test_a_group_is_no_larger_than_one_call_should_be():
 
 def test_a_request_that_breaks_the_model_does_not_break_its_neighbours():
     class Picky(FakeReplica):
-        def predict(self, table, *, version=None):
+        def predict(self, table, *, version=None, named=()):
             if 666.0 in table["distance"]:
                 raise TemporaryError("a score that is not a number")
-            return super().predict(table, version=version)
+            return super().predict(table, version=version, named=named)
 
     app = App(Picky(), clock=Clock())
     bad = [{**rows_as_json(1)[0], "distance": 666}]

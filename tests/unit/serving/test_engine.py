@@ -9,7 +9,7 @@ import pytest
 from hapredict.data.schema import Column
 from hapredict.errors import GateRefused, StoreUnavailable
 from hapredict.registry.store import open_store
-from hapredict.serving.engine import OnnxEngine, load_version, why_not_beside
+from hapredict.serving.engine import OnnxEngine, Speed, load_version, why_not_beside
 from tests.support.bundles import (
     MODEL,
     linear_network,
@@ -156,3 +156,30 @@ def test_versions_serve_beside_each_other_only_if_they_take_the_same_requests(st
     assert "regression" in why_not_beside(other, champion)
     order = replace(champion, schema=replace(SCHEMA, features=SCHEMA.features[::-1]))
     assert why_not_beside(order, champion) == ""
+
+
+class Timer:
+    """A processor's time of which each call that is timed takes the next of `took_ms`."""
+
+    def __init__(self, *took_ms):
+        self.now_s = 0.0
+        self.calls = 0
+        self.took_ms = took_ms
+
+    def __call__(self):
+        if self.calls % 2:
+            self.now_s += self.took_ms[self.calls // 2 % len(self.took_ms)] / 1000
+        self.calls += 1
+        return self.now_s
+
+
+def test_a_version_that_is_too_slow_is_refused_with_both_numbers(store):
+    version = publish_linear(store)
+    with pytest.raises(GateRefused, match=r"takes 31 ms of a processor .*latency_ms_max allows 30"):
+        load_version(store, MODEL, version, speed=Speed(Timer(31), 30))
+    assert load_version(store, MODEL, version, speed=Speed(Timer(29), 30))
+
+
+def test_some_slow_calls_make_no_version_slow(store):
+    version = publish_linear(store)
+    assert load_version(store, MODEL, version, speed=Speed(Timer(900, 1, 1, 900, 1), 30))

@@ -1,5 +1,7 @@
 """A replica follows the catalog, with versions that passed their checks, and keeps on."""
 
+import itertools
+import json
 import math
 import threading
 from dataclasses import replace
@@ -144,6 +146,19 @@ def test_without_any_usable_version_a_replica_is_not_ready(store, make):
     assert not replica.refresh()
     assert not replica.ready
     assert "golden" in replica.detail()["refused"]["1"]
+
+
+def test_a_challenger_that_is_too_slow_gets_no_request_and_is_told_of(store, make):
+    publish_linear(store)
+    took_s = itertools.count(step=0.4)  # from one look to the next
+    replica = make(timer=lambda: next(took_s))
+    assert replica.refresh()  # a champion is not asked
+    try_second(store, share=0.5)
+    assert not replica.refresh()
+    assert replica.detail()["versions"] == [1]
+    said = json.loads(store.get(refused_path(MODEL, 2)))
+    assert "takes 400 ms of a processor" in said["reason"]
+    assert set(replica.predict(TABLE).versions.tolist()) == {1}
 
 
 # trouble of the store
