@@ -7,7 +7,7 @@ BENCH := .venv-bench
 SERVERS := serve kserve mlserver
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench bench-train bench-serve clean
+.PHONY: help install demo drills test check bench bench-train bench-serve clean
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -37,6 +37,9 @@ $(DONE): pyproject.toml constraints.txt
 
 demo: $(DONE) ## the whole loop on a year of real flights (KEEP=1 leaves the service up)
 	$(PY) jobs/demo.py $(if $(KEEP),--keep)
+
+drills: $(DONE) ## every fault of levels 1 to 3 on three nodes of namespaces (needs root)
+	$(PY) jobs/drills.py --write
 
 CLUSTERS := ray or chaos or docs
 

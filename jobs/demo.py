@@ -25,7 +25,7 @@ def main() -> int:
     options = parser.parse_args()
     home = find_home()
     spec = parse_spec((EXAMPLES / "flight_delay.yaml").read_text(encoding="utf-8"))
-    files = _flights().prepare(home / "data" / "flights", share=options.share)
+    files = flights_script().prepare(home / "data" / "flights", share=options.share)
     demo = Demo(spec, home, group=("origin",))
     try:
         story = demo.go(files[SEEN : options.months], keep=options.keep)
@@ -37,7 +37,7 @@ def main() -> int:
     return 0 if story.kept else 1
 
 
-def _flights() -> ModuleType:
+def flights_script() -> ModuleType:
     """`examples/prepare_flights.py`, which is a script and no part of the package."""
     path = EXAMPLES / "prepare_flights.py"
     spec = importlib.util.spec_from_file_location("prepare_flights", path)

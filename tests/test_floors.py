@@ -50,7 +50,8 @@ def test_each_exception_is_still_needed():
 def test_each_library_in_use_is_a_declared_dependency():
     """What comes along with another library may go again with its next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    texts = project["dependencies"] + project["optional-dependencies"]["trees"]
+    extras = project["optional-dependencies"]
+    texts = project["dependencies"] + extras["trees"] + extras["lab"]
     declared = {_plain_name(re.split(r"[\[<>=! ]", text)[0]) for text in texts}
     provided_by = packages_distributions()
     missing = [

@@ -15,8 +15,9 @@ from typing import Any
 
 import click
 
-from hapredict.cli_base import json_option, read_spec, show, spec_argument
+from hapredict.cli_base import json_option, only_model, read_spec, show, spec_argument
 from hapredict.cli_learn import tune
+from hapredict.cli_prove import doctor, drill
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
 from hapredict.spec import spec_schema
 
@@ -151,7 +152,7 @@ def status(home: Path, model: str | None, output: str) -> None:
     from hapredict.control.ray_status import status_of
 
     connect(home)
-    found = status_of(home, _only_model(home, model))
+    found = status_of(home, only_model(home, model))
     show(output, found, lambda: lines(found))
 
 
@@ -164,7 +165,7 @@ def history(home: Path, model: str | None, output: str) -> None:
     from hapredict.control.show import history_text
     from hapredict.registry.catalog import Catalog
 
-    model = _only_model(home, model)
+    model = only_model(home, model)
     entries = Catalog(_store(home, model), model).entries()
     show(output, [entry.to_json() for entry in entries], lambda: history_text(entries))
 
@@ -178,7 +179,7 @@ def models(home: Path, model: str | None, output: str) -> None:
     from hapredict.control.show import versions_text
     from hapredict.registry.catalog import Catalog
 
-    model = _only_model(home, model)
+    model = only_model(home, model)
     entry = Catalog(_store(home, model), model).latest()
     if entry is None:
         raise NotFound(f"model {model!r} has no version yet")
@@ -196,7 +197,7 @@ def models(home: Path, model: str | None, output: str) -> None:
 @click.pass_obj
 def predict(home: Path, model: str | None, rows: str, version: int | None, url: str | None) -> None:
     """Ask for predictions over HTTP; prints JSON."""
-    model = _only_model(home, model)
+    model = only_model(home, model)
     given = _json_input(rows)
     with _client(home, model, url) as client:
         answered = client.predict(given if isinstance(given, list) else [given], version=version)
@@ -213,7 +214,7 @@ def predict(home: Path, model: str | None, rows: str, version: int | None, url: 
 @click.pass_obj
 def feedback(home: Path, model: str | None, labels: str, url: str | None) -> None:
     """Send what became known about predictions; durable when it returns."""
-    model = _only_model(home, model)
+    model = only_model(home, model)
     given = _json_input(labels)
     with _client(home, model, url) as client:
         count = client.feedback(given if isinstance(given, list) else [given])
@@ -227,7 +228,7 @@ def _change(verb: str, help_text: str, *options: Any) -> None:
     def command(
         home: Path, model: str | None, reason: str, dry_run: bool, to: int | None = None
     ) -> None:
-        model = _only_model(home, model)
+        model = only_model(home, model)
         for _ in range(20):
             try:
                 click.echo(_append(home, model, verb, reason, to, dry_run=dry_run))
@@ -313,7 +314,7 @@ def retrain(home: Path, model: str | None, reason: str, dry_run: bool) -> None:
     """Ask for a training; the challenger still has to earn its place."""
     from hapredict.control.runs import request_retrain
 
-    model = _only_model(home, model)
+    model = only_model(home, model)
     if dry_run:
         click.echo(f"would ask for a training of {model!r}: {reason}")
         return
@@ -331,7 +332,7 @@ def cancel(home: Path, model: str | None, reason: str, dry_run: bool) -> None:
     from hapredict.control.ray_retrain import cancel as end
     from hapredict.registry.catalog import Catalog
 
-    model = _only_model(home, model)
+    model = only_model(home, model)
     store = _store(home, model)
     if dry_run:
         entry = Catalog(store, model).latest()
@@ -347,19 +348,6 @@ def _store(home: Path, model: str) -> Any:
     from hapredict.control.specs import home_store
 
     return home_store(home, model)
-
-
-def _only_model(home: Path, model: str | None) -> str:
-    from hapredict.control.specs import applied_models
-
-    known = applied_models(home)
-    if model is None and len(known) == 1:
-        return known[0]
-    if model is None or model not in known:
-        listed = ", ".join(known) or "none; see `hapredict apply`"
-        what = "name a model" if model is None else f"there is no model {model!r}"
-        raise NotFound(f"{what}; applied from {home}: {listed}")
-    return model
 
 
 def _client(home: Path, model: str, url: str | None) -> Any:
@@ -385,6 +373,8 @@ def _json_input(path: str) -> Any:
 
 
 cli.add_command(tune)
+cli.add_command(doctor)
+cli.add_command(drill)
 
 
 def main() -> None:

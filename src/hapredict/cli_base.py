@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hapredict.errors import Problem, SpecError
+from hapredict.errors import NotFound, Problem, SpecError
 from hapredict.spec import Spec, parse_spec
 
 spec_argument = click.argument("spec", type=click.Path(exists=True, dir_okay=False))
@@ -39,3 +39,17 @@ def read_text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SpecError((Problem(path, f"is not UTF-8 text: {error}"),)) from None
+
+
+def only_model(home: Path, model: str | None) -> str:
+    """The model that is meant: the one named, or the only one of this home. Raises NotFound."""
+    from hapredict.control.specs import applied_models
+
+    known = applied_models(home)
+    if model is None and len(known) == 1:
+        return known[0]
+    if model is None or model not in known:
+        listed = ", ".join(known) or "none; see `hapredict apply`"
+        what = "name a model" if model is None else f"there is no model {model!r}"
+        raise NotFound(f"{what}; applied from {home}: {listed}")
+    return model

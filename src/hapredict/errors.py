@@ -16,6 +16,7 @@ HapredictError
     |-- NotFound              nothing is stored under that name
     |-- CorruptBundle         a bundle's bytes differ from what was published
     |-- LeaseLost             somebody else controls the model now
+    |-- NotPermitted          this machine does not let us do that
     |-- TrainingFailed        training ended without a model
     |   `-- TrainingCancelled it was asked to; the same run can go on later
     `-- GateRefused           a model exists, and a check forbids its use
@@ -182,6 +183,10 @@ class CorruptBundle(PermanentError):
 
 class LeaseLost(PermanentError):
     """Another controller holds a newer term; this one must stop acting."""
+
+
+class NotPermitted(PermanentError):
+    """The machine does not let us do that; the sentence says which right is missing."""
 
 
 class TrainingFailed(PermanentError):

@@ -30,8 +30,10 @@ ORDER = (
     "monitoring",
     "control",
     "drill",
+    "testing",
     "cli_base",
     "cli_learn",
+    "cli_prove",
     "cli",
 )
 LINES_MAX = 400

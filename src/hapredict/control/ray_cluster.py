@@ -23,6 +23,7 @@ from hapredict.control.loop import run as run_loop
 from hapredict.control.loop import step
 from hapredict.control.ray_embedded import NAMESPACE
 from hapredict.control.ray_learner import learner
+from hapredict.control.ray_spread import keep_apart
 from hapredict.control.specs import latest_spec, read_spec
 from hapredict.errors import (
     ClusterUnavailable,
@@ -190,6 +191,7 @@ class Controller:
         self._lease: Lease | None = None
         self._last: Action = Hold(reason="starting")
         threading.Thread(target=self._work, daemon=True, name="control").start()
+        keep_apart(self._cluster.spec, lambda: self._term > 0)
 
     def status(self) -> dict[str, Any]:
         """Who controls, under which term, and what was done last and why."""

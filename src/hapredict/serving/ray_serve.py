@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
@@ -40,11 +41,12 @@ class ModelReplica(OpenInference):
     def __init__(self, raw_spec: dict[str, Any], store_url: str, home: str) -> None:
         spec = build_spec(raw_spec)
         # a source is one process start: it must never come back under the same name
-        source = f"r{secrets.token_hex(6)}"
+        self._source = f"r{secrets.token_hex(6)}"
+        self._leaving = False
         self._replica = Replica(
             open_store(store_url),
             spec.name,
-            source,
+            self._source,
             Path(home) / "spool",
             time.time,
             spec=spec,
@@ -54,7 +56,7 @@ class ModelReplica(OpenInference):
             self._replica,
             clock=time.time,
             meter=LoadMeter(time.time, time.process_time, spec.serving.num_cpus),
-            access=_access_log(spec, source, Path(home)),
+            access=_access_log(spec, self._source, Path(home)),
         )
         self._data_plane = _data_plane(self._app, spec)
         super().__init__(self._app)
@@ -72,10 +74,21 @@ class ModelReplica(OpenInference):
         """Serve asks every two seconds. Raises TemporaryError if this process had better go."""
         if self._app.exhausted:
             raise TemporaryError("there was no memory for a request; a new process starts anew")
+        if self._leaving:
+            raise TemporaryError("it was asked to leave this node for another one")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaling policy hears of this replica; Serve asks."""
         return self._app.load().to_json()
+
+    def place(self) -> dict[str, str]:
+        """Who this replica is and on which node."""
+        return {"source": self._source, "node": ray.get_runtime_context().get_node_id()}
+
+    def leave(self, source: str) -> None:
+        """Have Serve drain the replica of that name and start another elsewhere."""
+        if source == self._source:
+            self._leaving = True
 
     async def detail(self) -> dict[str, Any]:
         """What this replica has loaded and recorded, and its process."""
