@@ -171,7 +171,7 @@ def test_a_client_that_knows_nothing_but_the_address_learns_the_messages(model, 
             response_deserializer=says.FromString,
         )
         told = call(asks(name=model.name), timeout=TIMEOUT_S)
-    assert [tensor.name for tensor in told.inputs] == list(FIELDS)
+    assert set(FIELDS) <= {tensor.name for tensor in told.inputs}
 
 
 def test_what_serve_hands_to_a_replica_says_how_long_the_caller_waits():
