@@ -271,6 +271,26 @@ def test_who_hangs_up_is_counted_and_what_he_asked_is_recorded(name):
     assert 'hapredict_requests_in_progress{model="orders"} 1.0' in text  # the one that asks
 
 
+@planes
+def test_a_probe_is_answered_as_all_are_and_nobody_records_it(name):
+    replica = FakeReplica()
+    app = app_of(replica)
+
+    async def run():
+        async with listening(app, plane(name, app)) as (port, _):
+            caller = await Caller.at(port)
+            probe = http("POST", V1, GOOD, headers=["X-Hapredict-Probe: drill"])
+            await caller.send([probe + http("POST", V1, GOOD) + probe])
+            await caller.hear(3)
+            await caller.leave()
+        return caller.got
+
+    got = asyncio.run(run())
+    assert [reply.status for reply in got] == [200, 200, 200]
+    recorded = [line for line in replica.log if line.startswith("after")]
+    assert len(recorded) == 1, replica.log
+
+
 def test_a_request_that_does_not_end_is_given_up(monkeypatch):
     monkeypatch.setattr(fast_http, "READ_S", 0.2)
 

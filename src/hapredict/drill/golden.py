@@ -73,17 +73,25 @@ def questions(store: Store, state: CatalogState, rows_max: int = 16) -> list[Que
             except HapredictError:
                 continue
     found = [_answers(one, golden) for one in versions.values()]
-    bodies = _bodies(golden)[:rows_max]
+    loaded = versions[champion]
+    bodies = _bodies(golden, _moment(loaded, state))[:rows_max]
     return [
         Question(body, {n: rows[place] for n, rows in zip(versions, found, strict=True)})
         for place, body in enumerate(bodies)
     ]
 
 
-def _bodies(golden: Golden) -> list[bytes]:
+def _moment(loaded: Loaded, state: CatalogState) -> dict[str, float]:
+    """The time that a model on the event clock must be told: that of its newest training row."""
+    if loaded.spec.monitoring.clock != "event" or loaded.schema.time is None:
+        return {}
+    return {loaded.schema.time: state.versions[loaded.number].trained_until_s}
+
+
+def _bodies(golden: Golden, moment: dict[str, float]) -> list[bytes]:
     names = list(golden.rows)
     rows = zip(*(golden.rows[name] for name in names), strict=True)
-    return [json.dumps({"instances": [_row(names, row)]}).encode() for row in rows]
+    return [json.dumps({"instances": [_row(names, row) | moment]}).encode() for row in rows]
 
 
 def _row(names: list[str], values: tuple[Any, ...]) -> dict[str, Any]:

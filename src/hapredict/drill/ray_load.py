@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from hapredict.drill.outcome import Asked
+from hapredict.serving.answering import PROBE
 
 WAIT_S = 30.0
 """Seconds after which a caller gives up."""
@@ -157,5 +158,6 @@ async def _connected(host: str, port: int) -> Line:
 
 
 def _request(path: str, host: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+    named = f"Host: {host}\r\n{PROBE.decode()}: drill\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\n{named}\r\n"
     return head.encode() + body

@@ -74,7 +74,9 @@ class RaySite:
                 for pid in self._ask(node, "find", TITLES[part], self._temp_dir)
             ]
         try:
-            actors = list_actors(filters=[("state", "=", "ALIVE")], limit=10_000)
+            # without an address it asks any cluster of this machine
+            here = ray.get_runtime_context().gcs_address
+            actors = list_actors(here, filters=[("state", "=", "ALIVE")], limit=10_000)
         except (RayError, OSError, RuntimeError) as error:
             raise ClusterUnavailable(f"Ray does not say what runs: {error}") from error
         return [

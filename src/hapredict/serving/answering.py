@@ -27,6 +27,10 @@ from hapredict.spec import Spec
 
 log = logging.getLogger(__name__)
 
+PROBE = b"x-hapredict-probe"
+"""The header of requests that look whether answers are right: they are answered as all others are,
+and are nobody's traffic. Drills send it."""
+
 T = TypeVar("T")
 
 Replied = Callable[[Reply | Exception], None]
@@ -144,7 +148,7 @@ class Answering:
                 return
             replied(reply)
 
-        request = self._submit(read, version, deadline_s, key)
+        request = self._submit(read, version, deadline_s, key, probe=PROBE in headers)
 
     async def reply(
         self,
@@ -188,6 +192,8 @@ class Answering:
         version: int | None,
         deadline_s: float | None,
         key: str,
+        *,
+        probe: bool = False,
     ) -> Request:
         """Admit what `read` reads; whoever waits leaves again when it is done."""
         self._admission.enter(self._clock(), deadline_s)
@@ -197,6 +203,7 @@ class Answering:
             self._admission.leave(self._clock())
             raise
         waiting.version, waiting.deadline_s, waiting.key = version, deadline_s, key
+        waiting.probe = probe
         self._batcher.submit(waiting)
         return request
 

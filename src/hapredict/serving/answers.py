@@ -109,6 +109,7 @@ class Shared(msgspec.Struct, eq=False):
     answer: Answered
     unwritten: int
     said: list[dict[str, Any]] | None = None
+    probe: bool = False
 
 
 class Part(msgspec.Struct, frozen=True, eq=False):

@@ -24,7 +24,7 @@ Done = Callable[[Part | Exception], None]
 class Waiting(msgspec.Struct, eq=False):
     """One request that waits for the model: a table, or the lines that `reader` read.
 
-    `key`, if there is one, names its predictions.
+    `key`, if there is one, names its predictions. A `probe` is answered and not recorded.
     """
 
     rows: int
@@ -35,10 +35,13 @@ class Waiting(msgspec.Struct, eq=False):
     version: int | None = None
     deadline_s: float | None = None
     key: str = ""
+    probe: bool = False
 
     def goes_with(self, other: "Waiting") -> bool:
         """Whether both can be answered by one call."""
         if self.version != other.version or self.reader is not other.reader:
+            return False
+        if self.probe != other.probe:
             return False
         if self.table is None or other.table is None:
             return self.table is other.table
@@ -83,7 +86,7 @@ class Batcher:
         """The answer to one request is written, or will never be."""
         shared = part.shared
         shared.unwritten -= 1
-        if shared.unwritten == 0:
+        if shared.unwritten == 0 and not shared.probe:
             self._after(shared.answer)
 
     def drain(self) -> None:
@@ -128,7 +131,7 @@ class Batcher:
                 for item in batch:
                     self._answer([item])
             return
-        shared = Shared(answer, len(batch))
+        shared = Shared(answer, len(batch), probe=batch[0].probe)
         start = 0
         for item in batch:
             stop = start + item.rows
