@@ -262,7 +262,7 @@ def _append(
         "promote": lambda: catalog.promote(state, now_s),
         "abort": lambda: catalog.abort(state, now_s),
         "pause": lambda: catalog.pause(state, reason),
-        "resume": lambda: catalog.resume(state),
+        "resume": lambda: catalog.resume(state, now_s),
     }[verb]()
     said = change_text(state, changed)
     if dry_run:
