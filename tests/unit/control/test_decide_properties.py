@@ -6,6 +6,7 @@ import random
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
+from typing import get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,18 +18,22 @@ from hapredict.control.actions import (
     Promote,
     RollBack,
     RunStatus,
+    SetShare,
     Snapshot,
     Train,
     apply,
 )
 from hapredict.control.decide import decide
 from hapredict.control.rollout import compare
+from hapredict.control.triggers import INPUT_DRIFT
 from hapredict.errors import GateRefused
-from hapredict.monitoring.report import Alarm, MonitorReport, Paired
+from hapredict.monitoring.report import Alarm, AlarmKind, Harm, MonitorReport, Paired
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
 from hapredict.sections import DAY_S
 from hapredict.sections_live import ControlSpec
+from hapredict.sections_policy import FreezeWindow, TriggersSpec
+from hapredict.serving.health import VersionHealth
 from hapredict.training.metrics import Verdict
 from tests.support.control import at, check_state
 
@@ -44,9 +49,15 @@ CHANGES = {
     "pause": 1,
     "start": 3,
     "end": 2,
+    "incident": 1,
 }
 """Changes of a catalog, and how often one is tried."""
 
+FREEZES = (
+    FreezeWindow(**{"from": "Fri 18:00", "until": "Mon 06:00"}),
+    FreezeWindow(**{"from": "2013-02-01", "until": "2013-12-31T12:00"}),
+)
+ALWAYS = (FreezeWindow(**{"from": "1900-01-01", "until": "2900-01-01"}),)
 moments = st.floats(-5, 200).map(at)
 logs = st.floats(-5, 5) | st.just(800.0)
 small = st.integers(1, 4)
@@ -58,7 +69,9 @@ def changed(state: CatalogState, name: str, number: int, now_s: float) -> Catalo
     match name:
         case "publish":
             highest = max(state.versions, default=0)
-            found = Version(highest + 1, "digest", "run-1", now_s, now_s)
+            began = ("age", "feature drift", "score drift", "")[number - 1]
+            rows = {"training_rows": 100.0 * number}
+            found = Version(highest + 1, "digest", "run-1", now_s, now_s, rows, began)
             return catalog.publish(state, found)
         case "shadow":
             return catalog.shadow(state, number, now_s)
@@ -77,7 +90,14 @@ def changed(state: CatalogState, name: str, number: int, now_s: float) -> Catalo
         case "pause":
             return catalog.pause(state, "a sale is on") if number == 4 else state
         case "start":
-            return catalog.start_training(state, f"run-{min(number, 2)}", now_s, 100 * number)
+            trigger = ("age", "feature drift")[number % 2]
+            return catalog.start_training(
+                state, f"run-{min(number, 2)}", now_s, 100 * number, trigger
+            )
+        case "incident" if state.incident:
+            return catalog.resume(state, now_s)
+        case "incident":
+            return catalog.begin_incident(state, "a column is empty")
     return catalog.end_training(state, failed=number > 2)
 
 
@@ -95,13 +115,16 @@ def walked(seed: int) -> CatalogState:
 
 alarms = st.builds(
     Alarm,
-    st.sampled_from(("feature drift", "score drift", "concept drift")),
+    st.sampled_from(get_args(AlarmKind)),
     words,
     moments,
     moments | st.just(1e18),
     st.floats(0, 1),
     logs,
     words,
+    slice=st.sampled_from(("", "origin=JFK")),
+    importance=st.floats(0, 1),
+    harm=st.sampled_from(get_args(Harm)),
 )
 
 
@@ -145,6 +168,18 @@ rules = st.builds(
     deadline_days=st.sampled_from((1, 14)),
     deadline_rule=st.sampled_from(("if_not_worse", "strict")),
     watch_days=days,
+    trainings_per_month_max=st.integers(1, 3),
+    triggers=st.builds(TriggersSpec, drift_days_min=days, volume_share=st.floats(0.1, 2)),
+    freeze=st.just(()) | st.sampled_from(FREEZES).map(lambda window: (window,)),
+)
+healths = st.builds(
+    VersionHealth,
+    rows=st.integers(0, 400),
+    faults=st.just(0) | st.integers(0, 20),
+    lowest=st.floats(0, 0.5),
+    highest=st.floats(0.5, 1),
+    probes=st.integers(0, 9),
+    probe_ms=st.floats(0, 200),
 )
 
 
@@ -163,6 +198,7 @@ snapshots = st.builds(
     report=st.none() | reports,
     run=st.none() | runs,
     refused=st.dictionaries(small, words, max_size=2),
+    health=st.just({}) | st.dictionaries(st.integers(1, 12), healths, max_size=4),
     retrain_requested=words,
     sequence=st.integers(0, 99),
 ).map(about_its_champion)
@@ -191,14 +227,125 @@ def test_a_promotion_rests_on_live_labels_that_do_not_speak_against_it(seen):
 def test_drift_begins_a_training_and_decides_nothing_else(seen):
     if seen.report is None:
         return
+    others = tuple(alarm for alarm in seen.report.alarms if alarm.kind not in INPUT_DRIFT)
     with_drift, without = (
         decide(seen),
-        decide(replace(seen, report=replace(seen.report, alarms=()))),
+        decide(replace(seen, report=replace(seen.report, alarms=others))),
     )
-    if with_drift != without:
+    harmful = any(alarm.harm == "worse" for alarm in seen.alarms)
+    if with_drift != without and not harmful:
         assert isinstance(with_drift, Train | Hold)
         assert isinstance(without, Train | Hold)
         assert seen.catalog.stage == "steady"
+
+
+@given(snapshots)
+def test_harmless_drift_changes_nothing_that_is_done(seen):
+    if seen.report is None:
+        return
+    harmless = tuple(
+        replace(alarm, harm="none") if alarm.kind in INPUT_DRIFT else alarm
+        for alarm in seen.report.alarms
+    )
+    others = tuple(alarm for alarm in seen.report.alarms if alarm.kind not in INPUT_DRIFT)
+    with_drift, without = (
+        decide(replace(seen, report=replace(seen.report, alarms=kept)))
+        for kept in (harmless, others)
+    )
+    assert type(with_drift) is type(without)
+    assert apply(with_drift, seen) == apply(without, seen)
+
+
+@given(snapshots)
+def test_drift_of_inputs_alone_promotes_nothing_that_is_not_proven_better(seen):
+    action, state = decide(seen), seen.catalog
+    if not isinstance(action, Promote):
+        return
+    version = state.versions[state.challenger]
+    due = seen.days_since(state.versions[state.champion].published_s) >= seen.rules.age_max_days
+    harmed = any(a.kind in {"concept drift", "estimated loss"} for a in seen.alarms)
+    harmed = harmed or any(a.harm == "worse" for a in seen.alarms)
+    if version.trigger in INPUT_DRIFT and not due and not harmed:
+        better = compare(seen, state.challenger, state.champion).log_better
+        assert better >= math.log(seen.rules.evidence_min)
+
+
+@given(snapshots)
+def test_no_training_begins_by_itself_in_a_freeze_of_either_kind_an_incident_or_a_pause(seen):
+    action, state = decide(seen), seen.catalog
+    if isinstance(action, Train) and state.champion is not None:
+        assert not state.paused
+        assert not state.incident
+        assert not seen.frozen_by_calendar
+        assert not state.frozen or action.trigger == "manual"
+
+
+@given(snapshots)
+def test_nothing_more_is_answered_by_a_challenger_in_a_freeze_window_or_an_incident(seen):
+    if isinstance(decide(seen), Promote | SetShare):
+        assert not seen.frozen_by_calendar
+        assert not seen.catalog.incident
+        assert not any(
+            alarm.incident and alarm.at_s > (seen.catalog.cleared_s or -math.inf)
+            for alarm in seen.alarms
+        )
+
+
+@given(snapshots)
+def test_what_nobody_asked_for_stays_within_the_budget_of_a_month(seen):
+    after = apply(action := decide(seen), seen)
+    if isinstance(action, Train) and action.trigger not in {"manual", "first model"}:
+        month = [moment for moment in after.trainings_s if seen.time_s - moment < 30 * DAY_S]
+        assert len(month) <= seen.rules.trainings_per_month_max
+
+
+@given(snapshots)
+def test_a_rollback_by_hand_is_possible_whatever_else_is_forbidden(seen):
+    state = seen.catalog
+    if state.previous in {None, state.champion} or state.previous in state.refused:
+        return
+    locked = replace(state, paused="a sale", frozen="v2 was worse", incident="no prices")
+    check_state(back := catalog.roll_back(locked, seen.time_s))
+    assert back.champion == state.previous
+
+
+@given(snapshots)
+def test_evidence_and_guards_roll_back_in_a_freeze_window_and_in_an_incident(seen):
+    state = seen.catalog
+    if state.stage != "watch" or state.paused or seen.refusal(state.previous) is not None:
+        return
+    seen = replace(seen, rules=seen.rules.model_copy(update={"freeze": ALWAYS}), health={})
+    seen = replace(seen, catalog=replace(state, incident="no prices", training=""))
+    low, high = sorted((state.champion, state.previous))
+    worse, better = (50.0, 0.0) if state.champion == high else (0.0, 50.0)
+    pair = Paired(low, high, 1000, better, worse, 0.1, 0.1)
+    still = (Alarm("missing values", "x", seen.time_s, seen.time_s, 0.5, 9.0, "gone"),)
+    told = MonitorReport("flights", version=state.champion, alarms=still, paired=(pair,))
+    if not state.failed_trainings:
+        assert isinstance(decide(replace(seen, report=told)), RollBack)
+    broken = {state.champion: VersionHealth(rows=0, faults=99)}
+    assert isinstance(decide(replace(seen, health=broken)), RollBack)
+
+
+@given(snapshots)
+def test_a_guard_acts_at_the_next_decision_whatever_else_is_seen(seen):
+    state = seen.catalog
+    if state.challenger is None or state.paused:
+        return
+    broken = {state.challenger: VersionHealth(rows=100, faults=50)}
+    action = decide(replace(seen, health=broken))
+    assert isinstance(action, Abort)
+    assert apply(action, seen).challenger is None
+
+
+@given(snapshots)
+def test_what_ails_both_versions_speaks_against_neither(seen):
+    state = seen.catalog
+    numbers = [n for n in (state.champion, state.challenger, state.previous) if n is not None]
+    ailing = VersionHealth(300, 50, 0.5, 0.5, 9, 9000.0)
+    assert decide(replace(seen, health=dict.fromkeys(numbers, ailing))) == decide(
+        replace(seen, health={})
+    )
 
 
 @given(snapshots)
