@@ -62,9 +62,9 @@ def _constant(mine: VersionHealth, theirs: VersionHealth, limits: GuardsSpec) ->
 
 
 def _slow(mine: VersionHealth, theirs: VersionHealth, other: int, limits: GuardsSpec) -> str:
-    took, usual = mine.mean_ms, theirs.mean_ms
-    if took is None or usual is None or min(mine.probes, theirs.probes) < PROBES_MIN:
+    took, usual = mine.fastest_ms, theirs.fastest_ms
+    if min(mine.probes, theirs.probes) < PROBES_MIN or took <= limits.latency_free_ms:
         return ""
-    if took <= limits.latency_free_ms or took <= limits.latency_ratio_max * usual:
+    if took <= limits.latency_ratio_max * usual:
         return ""
     return f"it takes {took:.1f} ms for 16 rows, v{other} takes {usual:.1f} ms"

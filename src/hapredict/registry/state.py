@@ -75,6 +75,7 @@ class CatalogState:
         """As JSON values. Numbers of versions are text where they are keys, as JSON wants it."""
         found = asdict(self)
         found["versions"] = [asdict(self.versions[number]) for number in sorted(self.versions)]
+        found["trainings_s"] = list(self.trainings_s)
         found["refused"] = {str(number): why for number, why in self.refused.items()}
         return found
 

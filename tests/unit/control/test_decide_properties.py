@@ -179,7 +179,7 @@ healths = st.builds(
     lowest=st.floats(0, 0.5),
     highest=st.floats(0.5, 1),
     probes=st.integers(0, 9),
-    probe_ms=st.floats(0, 200),
+    fastest_ms=st.floats(0, 200),
 )
 
 

@@ -268,10 +268,10 @@ PROMOTIONS = {
     ),
 }
 
-FINE = VersionHealth(rows=1000, lowest=0.1, highest=0.9, probes=20, probe_ms=40.0)
+FINE = VersionHealth(rows=1000, lowest=0.1, highest=0.9, probes=20, fastest_ms=2.0)
 FAULTY = replace(FINE, faults=40)
 CONSTANT = replace(FINE, lowest=0.5, highest=0.5)
-SLOW = replace(FINE, probe_ms=200.0)
+SLOW = replace(FINE, fastest_ms=10.0)
 
 
 def canary_with(**health):
@@ -316,7 +316,7 @@ def test_rule(seen, expected):
         {1: CONSTANT, 2: CONSTANT},
         {1: FINE, 2: replace(CONSTANT, rows=199)},
         {1: FINE, 2: replace(SLOW, probes=4)},
-        {1: replace(FINE, probe_ms=2.0), 2: replace(FINE, probe_ms=90.0)},
+        {1: replace(FINE, fastest_ms=0.1), 2: replace(FINE, fastest_ms=4.9)},
         {2: FINE},
         {},
     ],
