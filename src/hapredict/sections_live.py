@@ -99,6 +99,12 @@ class MonitoringSpec(Section):
     the reference's own sampling error."""
     loss_tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
+    slices: tuple[str, ...] = ()
+    """Category columns, such as `origin`, for whose values losses are watched each by itself: a
+    model that is bad for one airport only is not seen in the mean. They are those of the model's
+    bundle: a change holds from the next training on."""
+    slice_values_max: int = Field(default=10, ge=1, le=100)
+    """Values of each such column, the most frequent ones; the others are not watched apart."""
     label_delay_max_days: float = Field(default=60, gt=0)
     """Labels that arrive later than this after their prediction are stored but not joined."""
 
@@ -163,7 +169,8 @@ class ControlSpec(Section):
     may do harm. Keep it out of the training data."""
     label_odds_max: float = Field(default=4, gt=1)
     """How many times as high, or as low, as the champion's the odds of a class may be in the
-    training rows; beyond it the labels are suspect and no model of them is used."""
+    training rows (how many standard deviations away the mean of a regression); beyond it the labels
+    are suspect and no model of them is used."""
 
     @field_validator("canary_shares")
     @classmethod
