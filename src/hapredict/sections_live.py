@@ -154,16 +154,17 @@ class ControlSpec(Section):
     """Days after a promotion in which the previous champion runs along and may be restored."""
     guards: GuardsSpec = GuardsSpec()
     training_window: Literal["auto", "all"] | Annotated[float, Field(gt=0)] = "auto"
-    """Days of the newest rows that a training learns from. `all`: all rows. `auto`: all, unless a
-    back-test on the last periods shows that the newest alone teach more."""
+    """Days before the validation rows that a training learns from. `all`: all rows. `auto`: all,
+    unless a back-test on the last periods shows that the newest alone teach more."""
     purge_days: float = Field(default=0, ge=0)
     """Days before the hold-out whose rows are left out of training: as long as a label of one row
     says something about the next ones."""
     source_column: str | None = None
-    """The column that says who sent a row, such as a client or a sensor. No single value of it may
-    make up more than `source_share_max` of the live rows that are learned from."""
-    source_share_max: float = Field(default=0.2, gt=0, le=1)
-    """See `source_column`; the newest rows of a value beyond it are left out, and counted."""
+    """The column that says who sent a row, such as a client or a sensor. Live rows of no single
+    value of it may make up more than `source_share_max`, so that none can teach the model alone."""
+    source_share_max: float = Field(default=0.05, gt=0, le=1)
+    """Share of all rows that are learned from; see `source_column`. Of a value with more, rows
+    spread evenly over its time are taken, and the others counted."""
     golden: str | None = None
     """A file of labelled rows that somebody vouches for, as in `data.sources`. On it no challenger
     may do harm. Keep it out of the training data."""

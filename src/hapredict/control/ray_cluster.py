@@ -136,6 +136,7 @@ class RayCluster:
                 champion=entry.state.champion if entry is not None else None,
                 positions=report.positions if report is not None else {},
                 event_s=report.watermark_s if report is not None else None,
+                label_delay_days=report.label_delay_p95_days if report is not None else None,
             ),
         )
         self._store.delete(runs.retrain_path(self.model))
