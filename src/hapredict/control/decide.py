@@ -9,30 +9,30 @@ what must be counted is in the catalog, what must be known is in the snapshot.
 | 2  | a guard: the challenger is broken                          | Abort                         |
 |    | a guard: the champion is broken, in its watch              | RollBack, with a freeze       |
 | 3  | `trainings_failed_max` trainings in a row failed           | Pause                         |
-| 4  | alarms of broken data                                      | BeginIncident                 |
-|    | an incident without its alarms                             | EndIncident                   |
-| 5  | the run failed, was refused by a gate or lacks data        | RejectRun                     |
+| 4  | the run failed, was refused by a gate or lacks data        | RejectRun                     |
 |    | the run brought a model, and there is no champion          | Install                       |
 |    | the run brought a model, in stage steady                   | StartShadow                   |
-| 6  | no champion, no run                                        | Train "first model"           |
-| 7  | replicas refuse the challenger                             | Abort                         |
+| 5  | no champion, no run                                        | Train "first model"           |
+| 6  | replicas refuse the challenger                             | Abort                         |
 |    | replicas refuse the champion, an earlier one can serve     | RollBack, with a freeze       |
-| 8  | challenger is worse (at any moment)                        | Abort                         |
+| 7  | challenger is worse (at any moment)                        | Abort                         |
 |    | challenger lacks labels at the deadline                    | Abort "not enough data"       |
-|    | a canary step or a promotion is due in a freeze window     | Hold                          |
-|    | the same during an incident                                | Hold                          |
+|    | last step is over, deadline, `strict`                      | Abort                         |
+|    | the same, begun by drift of inputs and nothing else        | Abort                         |
+|    | watch: champion is worse than the previous one             | RollBack, with a freeze       |
+| 8  | alarms of broken data                                      | BeginIncident                 |
+|    | an incident without its alarms                             | EndIncident                   |
+| 9  | a canary step or a promotion is due, but there is an       |                               |
+|    | incident, or a freeze window                               | Hold                          |
 |    | shadow or canary step is over                              | SetShare to the next          |
 |    | last step is over, challenger is better                    | Promote                       |
 |    | last step is over, deadline, `if_not_worse`                | Promote                       |
-|    | the same, begun by drift of inputs and nothing else        | Abort                         |
-|    | last step is over, deadline, `strict`                      | Abort                         |
-| 9  | watch: champion is worse than the previous one             | RollBack, with a freeze       |
 |    | watch: `watch_days` are over                               | Settle                        |
 |    | catalog names a run that nobody runs                       | EnsureTraining                |
 | 10 | steady, no run: a trigger, and nothing against it          | Train                         |
 |    | anything else                                              | Hold, with what is waited for |
 
-Rule 2 is in `guards`, rules 7 to 9 in `rollout`, rules 4, 6 and 10 in `triggers`;
+Rule 2 is in `guards`, rules 6, 7 and 9 in `rollout`, rules 5, 8 and 10 in `triggers`;
 docs/decisions/0007-challengers.md and 0018-policy.md say why they are as they are.
 
 All days run on the model's clock. "Worse" and "better" mean an e-value of at least
@@ -44,12 +44,14 @@ from dataclasses import replace
 
 from hapredict.control import guards, rollout, triggers
 from hapredict.control.actions import (
+    Abort,
     Action,
     EnsureTraining,
     Hold,
     Install,
     Pause,
     RejectRun,
+    RollBack,
     Snapshot,
     StartShadow,
 )
@@ -68,10 +70,11 @@ def decide(seen: Snapshot) -> Action:
 
     step = rollout.next_step(seen)
     action = (
-        triggers.incident(seen)
-        or _ended_run(seen)
+        _ended_run(seen)
         or triggers.first_model(seen)
         or rollout.refusals(seen)
+        or (step if isinstance(step, Abort | RollBack) else None)
+        or triggers.incident(seen)
         or (None if isinstance(step, Hold) else step)
         or _abandoned_run(seen)
         or step
