@@ -260,7 +260,7 @@ few_alarms = st.just([]) | st.lists(
 )
 quiet = st.builds(
     _near_training,
-    st.floats(20, 60),
+    st.floats(20, 24) | st.floats(20, 60),
     st.lists(st.floats(0, 60), max_size=6),
     st.tuples(seldom, seldom, seldom),
     few_alarms,

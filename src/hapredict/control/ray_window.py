@@ -58,7 +58,7 @@ def _window(rows: Rows, recipe: Recipe, setting: float | str, seed: int) -> Wind
         return Window(None, "all rows")
     _, held_s = cut_rows(rows, recipe)
     tried = periods(rows.orders.first, held_s, rows.orders.last)
-    days = windows_to_try(rows.orders.first, tried)
+    days = windows_to_try(float(rows.orders.first), tried)
     if len(days) < 2:
         return Window(None, "all rows: history is too short for a back-test")
     share = min(1.0, SAMPLE_ROWS / rows.counts.used)

@@ -98,7 +98,7 @@ def windows_to_try(
     if not tried:
         return (None,)
     begin_s, end_s = tried[0]
-    days = [(begin_s - first_s) * share / DAY_S for share in WINDOW_SHARES]
+    days = [float(begin_s - first_s) * share / DAY_S for share in WINDOW_SHARES]
     return (None, *(found for found in days if found * DAY_S >= end_s - begin_s))
 
 

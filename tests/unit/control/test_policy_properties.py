@@ -41,15 +41,13 @@ def test_drift_begins_a_training_and_decides_nothing_else(seen):
         assert seen.catalog.stage == "steady"
 
 
-@given(moments_of_policy)
+@given(quiet)
 def test_harmless_drift_changes_nothing_that_is_done(seen):
     if seen.report is None:
         return
-    harmless = tuple(
-        replace(alarm, harm="none") if alarm.kind in INPUT_DRIFT else alarm
-        for alarm in seen.report.alarms
-    )
     others = tuple(alarm for alarm in seen.report.alarms if alarm.kind not in INPUT_DRIFT)
+    long = Alarm("feature drift", "x", 0.0, 0.0, 0.9, 9.0, "moved", importance=1.0, harm="none")
+    harmless = (*others, long)
     with_drift, without = (
         decide(replace(seen, report=replace(seen.report, alarms=kept)))
         for kept in (harmless, others)

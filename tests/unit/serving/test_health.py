@@ -1,9 +1,12 @@
 """What replicas count about two versions that are compared, with real replicas and a real store."""
 
+import numpy as np
 import pytest
 
 from hapredict.errors import TemporaryError
 from hapredict.registry import catalog
+from hapredict.registry.bundle import load
+from hapredict.registry.catalog import Catalog
 from hapredict.registry.store import open_store
 from hapredict.serving.health import PROBES_MAX, read_health
 from hapredict.serving.replica import Replica
@@ -108,3 +111,20 @@ def test_replicas_add_up_and_timings_come_to_an_end(store, replica, tmp_path):
     found = read_health(store, MODEL, 2)
     assert found[2].rows == ROWS
     assert found[1].probes == found[2].probes == PROBES_MAX + 1
+
+
+def test_a_rollback_restores_model_plan_reference_and_settings_of_one_bundle(store, replica):
+    before = replica._routes.champion
+    try_second(store, 0.5)
+    change(store, catalog.promote, 30.0)
+    replica.refresh()
+    assert replica._routes.champion.digest != before.digest
+    change(store, catalog.roll_back, 40.0, None, "v2 was worse")
+    replica.refresh()
+    after = replica._routes.champion
+    bundle = load(store, MODEL, before.digest)
+    assert (after.number, after.digest) == (1, before.digest)
+    assert (after.plan, after.reference) == (bundle.plan, bundle.reference)
+    assert (after.schema, after.spec) == (bundle.schema, bundle.spec)
+    assert np.array_equal(after.scores(TABLE), before.scores(TABLE))
+    assert Catalog(store, MODEL).latest().state.frozen == "v2 was worse"
