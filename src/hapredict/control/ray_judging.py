@@ -33,6 +33,13 @@ def timed_ms(scores: Sequence[Score], rows: Table, clock: Callable[[], float]) -
     return fastest
 
 
+def golden_files(rules: ControlSpec, data: DataSpec, home: Path) -> tuple[str, ...]:
+    """The files of `control.golden`; none without one. Raises DataError if they are missing."""
+    if rules.golden is None:
+        return ()
+    return find_files(data.model_copy(update={"sources": (rules.golden,)}), home)
+
+
 def golden_set(
     rules: ControlSpec, data: DataSpec, home: Path, schema: Schema, mine: Score, champion: Score
 ) -> Judged | None:
@@ -40,10 +47,10 @@ def golden_set(
 
     Raises DataError if the file is missing, cannot be read or has no usable row.
     """
-    if rules.golden is None:
+    files = golden_files(rules, data, home)
+    if not files:
         return None
-    told = data.model_copy(update={"sources": (rules.golden,), "rows_without_target": "drop"})
-    files = find_files(told, home)
+    told = data.model_copy(update={"rows_without_target": "drop"})
     parts = of_blocks(open_dataset(files, told), lambda block: usable_rows(block, schema, told)[:2])
     table = concat([part for part, _ in parts])
     labels = np.concatenate([labels for _, labels in parts])

@@ -17,7 +17,7 @@ from hapredict.control import runs
 from hapredict.control.gates import Beside, Judged, judge, label_metrics, slices_of
 from hapredict.control.labelled import as_columns, labelled_rows
 from hapredict.control.learning import golden, golden_rows, measure, reference
-from hapredict.control.ray_judging import golden_set, timed_ms
+from hapredict.control.ray_judging import golden_files, golden_set, timed_ms
 from hapredict.control.ray_lineage import commit_of, libraries
 from hapredict.control.ray_window import within_window
 from hapredict.control.specs import on_disk, read_spec, train_folder
@@ -94,6 +94,8 @@ class Run:
     def go(self, exporter: Callable[[], Any]) -> None:
         """The whole run. Raises HapredictError; the record says how it ended in any case."""
         champion = self._champion()
+        # a file that is not there shall not cost a training
+        golden_files(self.spec.control, self.spec.data, self.home)
         with self.stage("read", "reading the data"):
             found = self._open(champion)
         with self.stage("prepare", "preparing the features"):

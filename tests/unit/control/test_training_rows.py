@@ -86,7 +86,7 @@ class TestLiveRows:
 
 
 class TestWindow:
-    @given(st.floats(0, 1e9), st.floats(1, 1e8), st.floats(0.02, 0.2))
+    @given(st.floats(0, 1e9), st.floats(1e3, 1e8), st.floats(0.02, 0.19))
     def test_a_back_test_predicts_what_lies_before_the_hold_out_and_from_enough(
         self, first_s, length_s, share
     ):
