@@ -15,7 +15,14 @@ from typing import Any
 
 import click
 
-from hapredict.cli_base import json_option, only_model, read_spec, show, spec_argument
+from hapredict.cli_base import (
+    json_option,
+    only_model,
+    read_spec,
+    show,
+    spec_argument,
+    user_name,
+)
 from hapredict.cli_learn import tune
 from hapredict.cli_prove import doctor, drill
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
@@ -262,7 +269,7 @@ def _append(
         "promote": lambda: catalog.promote(state, now_s),
         "abort": lambda: catalog.abort(state, now_s),
         "pause": lambda: catalog.pause(state, reason),
-        "resume": lambda: catalog.resume(state),
+        "resume": lambda: catalog.resume(state, now_s),
     }[verb]()
     said = change_text(state, changed)
     if dry_run:
@@ -274,7 +281,7 @@ def _append(
         reason=reason,
         at_s=time.time(),
         event_s=now_s,
-        actor="command line",
+        actor=f"{user_name()} at the command line",
     )
     return said
 
@@ -302,7 +309,7 @@ _change(
     "Stop deciding until `resume`; serving goes on.",
     click.option("--reason", required=True, help="kept in the history"),
 )
-_change("resume", "Lift a pause, a freeze and the count of failed trainings.", _reason)
+_change("resume", "Lift a pause, a freeze, an incident, the count of failed trainings.", _reason)
 
 
 @cli.command()

@@ -1,6 +1,8 @@
 """What commands share: the spec's file, the form of output."""
 
+import getpass
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,3 +55,11 @@ def only_model(home: Path, model: str | None) -> str:
         what = "name a model" if model is None else f"there is no model {model!r}"
         raise NotFound(f"{what}; applied from {home}: {listed}")
     return model
+
+
+def user_name() -> str:
+    """Who types, for the history."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # in a container users need no names
+        return f"user {os.getuid()}"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from hapredict.sections import Section
+from hapredict.sections_policy import FreezeWindow, GuardsSpec, TriggersSpec
 
 
 class ServingSpec(Section):
@@ -98,6 +99,12 @@ class MonitoringSpec(Section):
     the reference's own sampling error."""
     loss_tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
+    slices: tuple[str, ...] = ()
+    """Category columns, such as `origin`, for whose values losses are watched each by itself: a
+    model that is bad for one airport only is not seen in the mean. They are those of the model's
+    bundle: a change holds from the next training on."""
+    slice_values_max: int = Field(default=10, ge=1, le=100)
+    """Values of each such column, the most frequent ones; the others are not watched apart."""
     label_delay_max_days: float = Field(default=60, gt=0)
     """Labels that arrive later than this after their prediction are stored but not joined."""
 
@@ -120,6 +127,12 @@ class ControlSpec(Section):
     """Days between two trainings, so that noise cannot keep the trainer busy."""
     labels_min: int = Field(default=500, ge=0)
     """New labels without which retraining has nothing to learn."""
+    triggers: TriggersSpec = TriggersSpec()
+    trainings_per_month_max: int = Field(default=10, ge=1)
+    """Trainings in 30 days that begin without somebody's wish."""
+    freeze: tuple[FreezeWindow, ...] = ()
+    """When nothing is trained and nothing promoted: `{from: Fri 18:00, until: Mon 06:00}` each
+    week, or with dates once, on the model's clock. A rollback is always allowed."""
     trainings_failed_max: int = Field(default=3, ge=1)
     """Failed trainings in a row after which the loop pauses and says so."""
     shadow_days: float = Field(default=3, ge=0)
@@ -139,6 +152,26 @@ class ControlSpec(Section):
     """`if_not_worse`: promote unless significantly worse. `strict`: promote on evidence only."""
     watch_days: float = Field(default=7, ge=0)
     """Days after a promotion in which the previous champion runs along and may be restored."""
+    guards: GuardsSpec = GuardsSpec()
+    training_window: Literal["auto", "all"] | Annotated[float, Field(gt=0)] = "auto"
+    """Days before the validation rows that a training learns from. `all`: all rows. `auto`: all,
+    unless a back-test on the last periods shows that the newest alone teach more."""
+    purge_days: float = Field(default=0, ge=0)
+    """Days before the hold-out whose rows are left out of training: as long as a label of one row
+    says something about the next ones."""
+    source_column: str | None = None
+    """The column that says who sent a row, such as a client or a sensor. Live rows of no single
+    value of it may make up more than `source_share_max`, so that none can teach the model alone."""
+    source_share_max: float = Field(default=0.05, gt=0, le=1)
+    """Share of all rows that are learned from; see `source_column`. Of a value with more, rows
+    spread evenly over its time are taken, and the others counted."""
+    golden: str | None = None
+    """A file of labelled rows that somebody vouches for, as in `data.sources`. On it no challenger
+    may do harm. Keep it out of the training data."""
+    label_odds_max: float = Field(default=4, gt=1)
+    """How many times as high, or as low, as the champion's the odds of a class may be in the
+    training rows (how many standard deviations away the mean of a regression); beyond it the labels
+    are suspect and no model of them is used."""
 
     @field_validator("canary_shares")
     @classmethod

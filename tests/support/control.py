@@ -64,8 +64,12 @@ def paired(
     return Paired(low, high, labels, better, worse, low_loss=0.12, high_loss=0.11)
 
 
-def alarm(kind: str = "feature drift", feature: str = "dep_hour", days: float = 10.0) -> Alarm:
-    return Alarm(kind, feature, at(days), at(days - 1), 0.2, 12.0, "it moved")
+def alarm(
+    kind: str = "feature drift", feature: str = "dep_hour", days: float = 10.0, **changes
+) -> Alarm:
+    """One of an important feature."""
+    found = Alarm(kind, feature, at(days), at(days - 1), 0.2, 12.0, "it moved", importance=0.4)
+    return replace(found, **changes)
 
 
 def report(*pairs: Paired, alarms: tuple[Alarm, ...] = (), **changes) -> MonitorReport:

@@ -19,6 +19,7 @@ ORDER = (
     "errors",
     "plugins",
     "sections",
+    "sections_policy",
     "sections_live",
     "spec",
     "data",

@@ -205,7 +205,9 @@ class TestChanges:
         run(verb, MODEL, "--reason", "holiday")
         entry = book.latest()
         assert (entry.sequence, entry.action) == (2, verb.capitalize())
-        assert (entry.reason, entry.actor) == ("holiday", "command line")
+        assert entry.reason == "holiday"
+        assert re.fullmatch(r"\S.* at the command line", entry.actor)
+        assert f"holiday ({entry.actor})" in run("history")
         assert {name: getattr(entry.state, name) for name in after} == after
         assert entry.term == steady().term
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from hapredict.monitoring.report import MonitorReport
+from hapredict.monitoring.report import Alarm, MonitorReport
 from hapredict.registry import catalog
 from hapredict.registry.catalog import CatalogState, Version
 from hapredict.sections import DAY_S
 from hapredict.sections_live import ControlSpec
+from hapredict.serving.health import VersionHealth
 from hapredict.training.metrics import Verdict
 
 
@@ -55,6 +56,8 @@ class Snapshot:
     """The run that the catalog names in `training`, if anything is known about it."""
     refused: Mapping[int, str] = field(default_factory=dict)
     """Versions that replicas refused to serve, and why."""
+    health: Mapping[int, VersionHealth] = field(default_factory=dict)
+    """What replicas count about versions while two of them are compared."""
     retrain_requested: str = ""
     """The reason somebody gave with `hapredict retrain`; "" while nobody asks."""
     sequence: int = 0
@@ -93,6 +96,19 @@ class Snapshot:
         if version in self.refused:
             return self.refused[version] or "no reason was given"
         return self.catalog.refused.get(version)
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Alarms about the champion; those of a report about an earlier one say nothing."""
+        if self.report is None or self.report.version != self.catalog.champion:
+            return ()
+        return self.report.alarms
+
+    @property
+    def frozen_by_calendar(self) -> str:
+        """The window of `control.freeze` that holds now; "" if none does."""
+        held = [str(window) for window in self.rules.freeze if window.holds_at(self.time_s)]
+        return held[0] if held else ""
 
     def days_since(self, moment_s: float) -> float:
         """Days from `moment_s` to now."""
@@ -187,6 +203,19 @@ class Settle(_Action):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeginIncident(_Action):
+    """Note that the newest data are broken: until it ends nothing is trained and nothing promoted.
+
+    `hapredict resume` ends it, or the end of its alarms.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndIncident(_Action):
+    """Note that the newest data are whole again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pause(_Action):
     """Stop deciding until somebody resumes."""
 
@@ -204,6 +233,8 @@ Action = (
     | Abort
     | RollBack
     | Settle
+    | BeginIncident
+    | EndIncident
     | Pause
 )
 
@@ -220,8 +251,8 @@ def apply(action: Action, seen: Snapshot) -> CatalogState:
             return state
         case TakeOver(term=term):
             return catalog.fence(state, term)
-        case Train(run=run):
-            return catalog.start_training(state, run, now_s, seen.labels)
+        case Train(run=run, trigger=trigger):
+            return catalog.start_training(state, run, now_s, seen.labels, trigger)
         case RejectRun(failed=failed):
             return catalog.end_training(state, failed=failed)
         case Install(version=version):
@@ -243,6 +274,10 @@ def apply(action: Action, seen: Snapshot) -> CatalogState:
             return _refuse(back, state.champion, seen)
         case Settle():
             return catalog.settle(state, now_s)
+        case BeginIncident(reason=reason):
+            return catalog.begin_incident(state, reason)
+        case EndIncident():
+            return catalog.end_incident(state)
         case Pause(reason=reason):
             return catalog.pause(state, reason)
 

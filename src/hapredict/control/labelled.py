@@ -36,6 +36,10 @@ class Labelled:
         kept = np.array(
             [name is None or name not in known for name in self.table[column].tolist()], bool
         )
+        return self.where(kept)
+
+    def where(self, kept: NDArray[np.bool_]) -> "Labelled":
+        """The rows at which `kept` [rows] is true."""
         return Labelled(take(self.table, kept), self.labels[kept], self.event_s[kept])
 
 

@@ -1,4 +1,4 @@
-"""From a fitted network to a model that may be published: gates, reference and golden rows."""
+"""From a fitted network to a model that may be published: metrics, reference and golden rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,42 +11,10 @@ from hapredict.registry.bundle import Golden, Reference, score_bin
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.decisions import cost_metrics
 from hapredict.training.extras import quantiles_among
-from hapredict.training.metrics import (
-    Verdict,
-    constant_scores,
-    evaluate,
-    loss_scale,
-    losses,
-    no_harm,
-    sanity,
-)
+from hapredict.training.metrics import evaluate, loss_scale, losses
 
-ROWS_MIN = 50
-"""Hold-out rows without which no gate speaks."""
 SCORE_BINS = 20
 GOLDEN_ROWS = 16
-
-
-def judge(
-    schema: Schema,
-    training_labels: NDArray[Any],
-    labels: NDArray[Any],
-    scores: NDArray[Any],
-    champion_scores: NDArray[Any] | None,
-    scale: float,
-) -> Verdict:
-    """The offline gates on the hold-out: better than a constant, and no worse than the champion.
-
-    labels [rows], scores [rows, outputs]; `champion_scores` is None while there is no champion.
-    """
-    constant = constant_scores(schema.task, training_labels, len(labels), schema.outputs)
-    sane = sanity(schema.task, labels, scores, constant, rows_min=ROWS_MIN)
-    if champion_scores is None:
-        return sane
-    # worse than no model is no model to serve, even where the champion is worse still
-    if sane.failed:
-        return sane
-    return no_harm(schema.task, labels, champion_scores, scores, scale, rows_min=ROWS_MIN)
 
 
 def measure(

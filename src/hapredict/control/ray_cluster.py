@@ -38,6 +38,7 @@ from hapredict.monitoring.report import MonitorReport
 from hapredict.registry.catalog import Catalog, CatalogState, Entry
 from hapredict.registry.lease import Lease
 from hapredict.registry.store import Store, decode_json, open_store
+from hapredict.serving.health import VersionHealth, read_health
 from hapredict.serving.replica import refused_path
 from hapredict.spec import Spec
 
@@ -82,6 +83,7 @@ class RayCluster:
             report=self._report,
             run=self._run(state.training) if state.training else None,
             refused=self._refused(state),
+            health=self._health(state),
             retrain_requested=self._wish(),
         )
 
@@ -134,6 +136,7 @@ class RayCluster:
                 champion=entry.state.champion if entry is not None else None,
                 positions=report.positions if report is not None else {},
                 event_s=report.watermark_s if report is not None else None,
+                label_delay_days=report.label_delay_p95_days if report is not None else None,
             ),
         )
         self._store.delete(runs.retrain_path(self.model))
@@ -152,13 +155,18 @@ class RayCluster:
 
     def _refused(self, state: CatalogState) -> Mapping[int, str]:
         refused = {}
-        for number in (state.champion, state.challenger):
+        for number in (state.champion, state.challenger, state.previous):
             if number is None or number in state.refused:
                 continue
             path = refused_path(self.model, number)
             with contextlib.suppress(NotFound):
                 refused[number] = str(decode_json(self._store.get(path), path)["reason"])
         return refused
+
+    def _health(self, state: CatalogState) -> Mapping[int, VersionHealth]:
+        watched = state.champion if state.stage == "watch" else None
+        trial = state.challenger if state.challenger is not None else watched
+        return read_health(self._store, self.model, trial) if trial is not None else {}
 
     def _wish(self) -> str:
         path = runs.retrain_path(self.model)

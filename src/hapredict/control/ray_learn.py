@@ -14,22 +14,33 @@ from typing import Any
 import ray
 
 from hapredict.control import runs
+from hapredict.control.gates import Beside, Judged, judge, label_metrics, slices_of
 from hapredict.control.labelled import as_columns, labelled_rows
-from hapredict.control.learning import golden, golden_rows, judge, measure, reference
+from hapredict.control.learning import golden, golden_rows, measure, reference
+from hapredict.control.ray_judging import golden_files, golden_set, timed_ms
 from hapredict.control.ray_lineage import commit_of, libraries
+from hapredict.control.ray_window import within_window
 from hapredict.control.specs import on_disk, read_spec, train_folder
+from hapredict.control.training_rows import (
+    capped,
+    check_source,
+    mature,
+    rows_of_one_sender_max,
+    told,
+)
 from hapredict.data.ray_dataset import find_files, of_blocks, open_dataset, with_rows
 from hapredict.data.values import lenient_texts
 from hapredict.errors import NotFound, TemporaryError
 from hapredict.registry import bundle
 from hapredict.registry.catalog import Catalog, Version
 from hapredict.registry.store import Store
+from hapredict.sections import DAY_S
 from hapredict.serving.decisions import check_costs
 from hapredict.serving.engine import Loaded, OnnxEngine, load_version
 from hapredict.spec import Spec
 from hapredict.training.calibration import set_aside
 from hapredict.training.families import find_family
-from hapredict.training.metrics import summary
+from hapredict.training.metrics import Verdict, summary
 from hapredict.training.network import NetworkShape
 from hapredict.training.prepared import Prepared, Recipe, folder_of
 from hapredict.training.ray_checkpoints import keep_newest
@@ -83,6 +94,8 @@ class Run:
     def go(self, exporter: Callable[[], Any]) -> None:
         """The whole run. Raises HapredictError; the record says how it ended in any case."""
         champion = self._champion()
+        # a file that is not there shall not cost a training
+        golden_files(self.spec.control, self.spec.data, self.home)
         with self.stage("read", "reading the data"):
             found = self._open(champion)
         with self.stage("prepare", "preparing the features"):
@@ -96,6 +109,7 @@ class Run:
         )
         shape = NetworkShape.of(plan, schema, prepared.labels, self.spec.training)
         check_costs(self.spec.serving, schema)
+        check_source(self.spec.control, schema)
         validation, calibration = set_aside(shape, self.spec.training, prepared.validation)
         with self.stage("train", "starting the workers"):
             storage = train_folder(self.spec, self.home, self.request.model)
@@ -129,13 +143,15 @@ class Run:
             live = reference(
                 schema, prepared.bins, prepared.counts.used, held.labels, scores, before
             )
-            champion_scores = champion.scores(held_table) if champion else None
-            verdict = judge(
-                schema, prepared.labels, held.labels, scores, champion_scores, live.loss_scale
-            )
+            learned = {
+                "training_rows": float(prepared.train.rows),
+                **label_metrics(schema, prepared.labels),
+            }
+            verdict = self._judged(prepared, engine, scores, champion, live.loss_scale, learned)
             metrics = {
                 **measure(schema, self.spec.serving, held.labels, scores, extras, engine.extras),
                 "holdout_rows": held.rows,
+                **learned,
                 **{name: exported.report[name] for name in ("parity", "bytes", "latency_us")},
             }
             few = golden_rows(schema, held_table)
@@ -173,13 +189,58 @@ class Run:
         )
 
     def _champion(self) -> Loaded | None:
-        if self.request.champion is None:
-            return None
+        version = self._champion_version()
+        return None if version is None else load_version(self.store, self.request.model, version)
+
+    def _champion_version(self) -> Version | None:
         entry = Catalog(self.store, self.request.model).latest()
-        if entry is None:
+        if self.request.champion is None or entry is None:
             return None
-        return load_version(
-            self.store, self.request.model, entry.state.versions[self.request.champion]
+        return entry.state.versions[self.request.champion]
+
+    def _judged(
+        self,
+        prepared: Prepared,
+        engine: OnnxEngine,
+        scores: Any,
+        champion: Loaded | None,
+        scale: float,
+        learned: dict[str, float],
+    ) -> Verdict:
+        """What the offline gates say."""
+        schema, plan, table = prepared.schema, prepared.plan, prepared.held_table
+        rules = self.spec.control
+
+        def mine(rows: Any) -> Any:
+            return engine.scores(plan.apply(rows))
+
+        trusted = None
+        took_ms = champion_ms = None
+        if champion is not None:
+            few = golden_rows(schema, table)
+            took_ms, champion_ms = timed_ms((mine, champion.scores), few, time.perf_counter)
+            trusted = golden_set(rules, self.spec.data, self.home, schema, mine, champion.scores)
+        version = self._champion_version()
+        return judge(
+            schema,
+            rules,
+            prepared.labels,
+            Judged(
+                prepared.held.labels,
+                scores,
+                champion.scores(table) if champion is not None else None,
+                table[schema.time] if schema.time is not None else None,
+                slices_of(self.spec.monitoring, plan, table),
+            ),
+            scale,
+            Beside(
+                learned,
+                version.metrics if version is not None else {},
+                self.request.label_delay_days,
+                took_ms,
+                champion_ms,
+            ),
+            trusted,
         )
 
     def _open(self, champion: Loaded | None) -> "_Found":
@@ -194,7 +255,8 @@ class Run:
             kinds = {column.name: column.kind for column in champion.schema.features}
             data = data.model_copy(update={"columns": {**kinds, **data.columns}})
             live = {"schema": champion.schema.to_json(), "positions": self.request.positions}
-        recipe = Recipe.of(data, self.spec.features, self.spec.training)
+        rules = self.spec.control
+        recipe = Recipe.of(data, self.spec.features, self.spec.training, rules.purge_days * DAY_S)
         with contextlib.suppress(NotFound):
             key = self.store.get(self._key_path).decode()
             if found := self._before(key):
@@ -205,15 +267,23 @@ class Run:
             files=self.request.run if hashes is None else hashes,
             columns=dict(self.spec.data.columns),
             live=live,
+            picked=[
+                rules.training_window,
+                rules.source_column,
+                rules.source_share_max,
+                self.request.label_delay_days,
+            ],
             code=code_version(),
         )
         if found := self._before(key):
             self.store.put(self._key_path, key.encode())
             return _Found(recipe, key, found)
-        rows = read_rows(
-            self._with_live_rows(open_dataset(files, self.spec.data), champion), recipe
+        dataset, left_out = self._with_live_rows(open_dataset(files, self.spec.data), champion)
+        rows, window = within_window(
+            read_rows(dataset, recipe), recipe, rules.training_window, self.spec.training.seed
         )
-        self.tell(rows=rows.counts.sentence())
+        parts = (rows.counts.sentence(), left_out, f"learned from: {window.reason}")
+        self.tell(rows="; ".join(part for part in parts if part))
         return _Found(recipe, key, rows)
 
     @property
@@ -229,9 +299,10 @@ class Run:
 
     def _with_live_rows(
         self, dataset: ray.data.Dataset, champion: Loaded | None
-    ) -> ray.data.Dataset:
+    ) -> tuple[ray.data.Dataset, str]:
+        """The rows of files and those answered live; and what was left out of the latter."""
         if champion is None or not self.request.positions:
-            return dataset
+            return dataset, ""
         schema = champion.schema
         live = labelled_rows(self.store, self.request.model, schema, self.request.positions)
         if schema.id is not None:
@@ -241,9 +312,14 @@ class Run:
                 *of_blocks(dataset, lambda columns: asked & set(lenient_texts(columns[name])[0]))
             )
             live = live.without(name, known)
-        if not len(live.labels):
-            return dataset
-        return with_rows(dataset, as_columns(live, schema))
+        rules, asked_rows = self.spec.control, len(live.labels)
+        live = mature(live, self.request.event_s, self.request.label_delay_days)
+        grown = len(live.labels)
+        most = rows_of_one_sender_max(rules, dataset.count() + grown)
+        live = capped(live, rules.source_column, most)
+        kept = len(live.labels)
+        left_out = told(rules, asked_rows, grown, kept)
+        return with_rows(dataset, as_columns(live, schema)) if kept else dataset, left_out
 
     def _prepare(self, found: "_Found") -> Prepared:
         if isinstance(found.rows, Prepared):

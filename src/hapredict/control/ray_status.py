@@ -45,6 +45,7 @@ def status_of(home: Path, model: str) -> dict[str, Any]:
             "since": moment(state.stage_since_s),
             "paused": state.paused,
             "frozen": state.frozen,
+            "incident": state.incident,
             "training": state.training,
         }
         if state.training:

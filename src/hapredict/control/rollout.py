@@ -8,12 +8,15 @@ Evidence is an e-value on the paired live losses of two versions; it stays valid
 is looked at. Evidence of worse drops a challenger, or brings the old champion back, at any moment.
 Evidence of better promotes after the last canary step. A challenger that has neither is judged
 `deadline_days` after its shadow began: with `if_not_worse` it is promoted then and not before, with
-`strict` it is dropped. Without enough labels there is no judgement, only "not enough data".
+`strict` it is dropped, as is one that only drift of inputs began. Without enough labels there is no
+judgement, only "not enough data". An incident or a freeze window keeps shares and champions as they
+are; what is worse or broken goes all the same.
 """
 
 import math
 from dataclasses import dataclass
 
+from hapredict.control import triggers
 from hapredict.control.actions import (
     Abort,
     Action,
@@ -111,8 +114,11 @@ def _challenge(seen: Snapshot, champion: int, challenger: int) -> Action:
             f"{evidence.labels} of {rules.shadow_labels_min} labels"
         )
 
+    wall = triggers.held(seen)
     for share in rules.canary_shares:
         if share > state.share:
+            if wall:
+                return Hold(reason=f"v{challenger} stays in {where}: {wall}")
             return SetShare(
                 reason=f"v{challenger} went {step_days:.1f} days in {where} without being worse: "
                 f"{evidence.losses}",
@@ -120,6 +126,8 @@ def _challenge(seen: Snapshot, champion: int, challenger: int) -> Action:
             )
 
     if evidence.log_better >= math.log(rules.evidence_min):
+        if wall:
+            return Hold(reason=f"v{challenger} is better than v{champion}, but {wall}")
         return Promote(
             reason=f"v{challenger} is better than v{champion}: "
             f"evidence {odds(evidence.log_better)}, {evidence.losses}"
@@ -135,6 +143,14 @@ def _challenge(seen: Snapshot, champion: int, challenger: int) -> Action:
             reason=f"after {tried_days:.1f} days nothing shows that v{challenger} is better than "
             f"v{champion}, which deadline_rule 'strict' asks for: {evidence.losses}"
         )
+    trigger = state.versions[challenger].trigger
+    if triggers.proven_only(seen, trigger):
+        return Abort(
+            reason=f"after {tried_days:.1f} days nothing shows that v{challenger} is better than "
+            f"v{champion}, and only {trigger} began it: {evidence.losses}"
+        )
+    if wall:
+        return Hold(reason=f"v{challenger} is not worse than v{champion}, but {wall}")
     return Promote(
         reason=f"after {tried_days:.1f} days nothing shows that v{challenger} is worse than "
         f"v{champion}: {evidence.losses}"

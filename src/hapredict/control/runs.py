@@ -35,6 +35,8 @@ class Request:
     """Last journal part of each source, as in `MonitorReport`; later ones are not read."""
     event_s: float | None = None
     """The model's clock when the run was asked for."""
+    label_delay_days: float | None = None
+    """Days within which 95 of 100 labels came; younger live rows are not learned from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,17 @@ def history_text(entries: Iterable[Entry]) -> str:
             moment(entry.event_s),
             entry.action,
             _serving(entry.state),
-            entry.reason,
+            _why(entry),
         )
         for entry in entries
     ]
     return table(("#", "event time", "action", "serving", "reason"), rows) if rows else "no entries"
+
+
+def _why(entry: Entry) -> str:
+    """The reason, and who gave it where that was not control itself."""
+    by_hand = entry.actor and not entry.actor.startswith("controller")
+    return f"{entry.reason} ({entry.actor})" if by_hand else entry.reason
 
 
 def _serving(state: CatalogState) -> str:
@@ -109,7 +115,7 @@ def change_text(before: CatalogState, after: CatalogState) -> str:
     """What an entry by hand changes, field by field."""
     changes = [
         (name.replace("_", " "), getattr(before, name), getattr(after, name))
-        for name in ("champion", "challenger", "stage", "share", "paused", "frozen")
+        for name in ("champion", "challenger", "stage", "share", "paused", "frozen", "incident")
     ]
     changes.append(("failed trainings", before.failed_trainings, after.failed_trainings))
     return ", ".join(

@@ -84,6 +84,8 @@ class RowCounts:
     """Rows left out since `data.missing_values` is `drop`."""
     unreadable: int = 0
     """Rows with a value that could not be read and counts as missing; they may still be used."""
+    outside: int = 0
+    """Usable rows that are older than the training window."""
 
     def __add__(self, other: "RowCounts") -> "RowCounts":
         return RowCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -94,6 +96,7 @@ class RowCounts:
             (self.without_target, "without a usable target"),
             (self.without_time, "without a time"),
             (self.with_missing, "with a missing feature"),
+            (self.outside, "older than the training window"),
         )
         left_out = "; ".join(f"{count:,} {why}" for count, why in reasons if count)
         read = f"; {self.unreadable:,} have unreadable values" if self.unreadable else ""

@@ -7,89 +7,19 @@ who decided what, when and why. Control writes it, replicas follow it, and that 
 know of each other.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NoReturn, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn
 
 from hapredict.errors import Conflict, CorruptBundle, GateRefused, LeaseLost, NotFound
+from hapredict.registry.state import CatalogState, Stage, Version
 from hapredict.registry.store import Store, decode_json, encode_json
+from hapredict.sections import DAY_S
 
-Stage = Literal["empty", "steady", "shadow", "canary", "watch"]
-"""`empty`: nothing published. `steady`: the champion serves. `shadow`: a challenger only scores.
-`canary`: it answers a share. `watch`: it was promoted, and the previous champion runs along."""
+__all__ = ["Catalog", "CatalogState", "Entry", "Stage", "Version"]
 
+MONTH_S = 30 * DAY_S
 _FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One published model. A metric that is not finite is left out, for it says nothing."""
-
-    number: int
-    digest: str
-    """Of the bundle."""
-    run: str
-    """The training run that made it."""
-    published_s: float
-    """Seconds on the model's clock (`monitoring.clock`)."""
-    trained_until_s: float
-    """The newest row that training saw, in seconds on the model's clock."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        finite = {name: float(x) for name, x in self.metrics.items() if math.isfinite(x)}
-        object.__setattr__(self, "metrics", finite)
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogState:
-    """Who serves a model and how, at one moment. All times are seconds on the model's clock."""
-
-    model: str
-    term: int = 0
-    """Of the controller that wrote it last; it never falls."""
-    stage: Stage = "empty"
-    champion: int | None = None
-    challenger: int | None = None
-    previous: int | None = None
-    """The champion before a promotion: what a rollback restores."""
-    share: float = 0.0
-    """Of keys that the challenger answers; above 0 in stage `canary` only."""
-    stage_since_s: float = 0.0
-    """When the stage, or the canary's step, began."""
-    versions: Mapping[int, Version] = field(default_factory=dict)
-    paused: str = ""
-    """Why the loop does nothing by itself; "" if it runs."""
-    frozen: str = ""
-    """Why no training starts by itself after a rollback; "" if one may."""
-    last_training_s: float | None = None
-    failed_trainings: int = 0
-    """In a row."""
-    refused: Mapping[int, str] = field(default_factory=dict)
-    """Versions that must not serve, and why."""
-    training: str = ""
-    """The run in progress, or ""."""
-    labels_at_training: int = 0
-    """Labels joined when the last training began."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values. Numbers of versions are text where they are keys, as JSON wants it."""
-        found = asdict(self)
-        found["versions"] = [asdict(self.versions[number]) for number in sorted(self.versions)]
-        found["refused"] = {str(number): why for number, why in self.refused.items()}
-        return found
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "CatalogState":
-        """What `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
-        versions = [Version(**version) for version in raw["versions"]]
-        refused = {int(number): str(why) for number, why in raw["refused"].items()}
-        if raw["stage"] not in get_args(Stage):
-            message = f"stage {raw['stage']!r}, expected one of {', '.join(get_args(Stage))}"
-            raise ValueError(message)
-        changed = {"versions": {v.number: v for v in versions}, "refused": refused}
-        return cls(**{**raw, **changed})
 
 
 def publish(state: CatalogState, version: Version) -> CatalogState:
@@ -186,14 +116,32 @@ def pause(state: CatalogState, reason: str) -> CatalogState:
     return replace(state, paused=reason)
 
 
-def resume(state: CatalogState) -> CatalogState:
-    """End a pause and a freeze, and forget failed trainings, which would pause again at once.
+def resume(state: CatalogState, now_s: float | None = None) -> CatalogState:
+    """End a pause, a freeze and an incident, and forget failed trainings, which would pause again.
 
-    Raises GateRefused if the loop is neither paused nor frozen.
+    Alarms of an incident that were raised up to `now_s` do not begin another one. Raises
+    GateRefused if there is nothing to end.
     """
-    if not state.paused and not state.frozen:
-        _refuse(state, "resume", "the loop is neither paused nor frozen")
-    return replace(state, paused="", frozen="", failed_trainings=0)
+    if not state.paused and not state.frozen and not state.incident:
+        _refuse(state, "resume", "the loop is neither paused nor frozen, and sees no incident")
+    cleared_s = now_s if state.incident and now_s is not None else state.cleared_s
+    return replace(
+        state, paused="", frozen="", incident="", cleared_s=cleared_s, failed_trainings=0
+    )
+
+
+def begin_incident(state: CatalogState, what: str) -> CatalogState:
+    """Note that data are broken. Raises GateRefused without a reason, or if it is noted."""
+    if not what or state.incident:
+        _refuse(state, "begin an incident", "say what is broken, once")
+    return replace(state, incident=what)
+
+
+def end_incident(state: CatalogState) -> CatalogState:
+    """Note that data are whole again. Raises GateRefused if there is no incident."""
+    if not state.incident:
+        _refuse(state, "end an incident", "there is none")
+    return replace(state, incident="")
 
 
 def refuse(state: CatalogState, number: int, why: str) -> CatalogState:
@@ -210,13 +158,25 @@ def refuse(state: CatalogState, number: int, why: str) -> CatalogState:
     return replace(state, refused={**state.refused, number: why})
 
 
-def start_training(state: CatalogState, run: str, now_s: float, labels: int) -> CatalogState:
-    """Note that a run began, and with how many labels. Raises GateRefused if one is going on."""
+def start_training(
+    state: CatalogState, run: str, now_s: float, labels: int, trigger: str = ""
+) -> CatalogState:
+    """Note that a run began, why, and with how many labels. Raises GateRefused if one is going on.
+
+    Beginnings of more than 30 days ago are forgotten.
+    """
     if state.training:
         _refuse(state, f"start run {run!r}", f"run {state.training!r} is in progress; end it first")
     if not run:
         _refuse(state, "start a run without a name", "name it")
-    return replace(state, training=run, last_training_s=now_s, labels_at_training=labels)
+    return replace(
+        state,
+        training=run,
+        training_trigger=trigger,
+        last_training_s=now_s,
+        trainings_s=(*(one for one in state.trainings_s if now_s - one < MONTH_S), now_s),
+        labels_at_training=labels,
+    )
 
 
 def end_training(state: CatalogState, failed: bool) -> CatalogState:

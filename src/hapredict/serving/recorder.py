@@ -17,11 +17,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hapredict.data.schema import Schema
 from hapredict.errors import Conflict, CorruptBundle, HapredictError, StoreUnavailable
 from hapredict.registry.store import Store
+from hapredict.serving.health import HealthLog, counts_of
 from hapredict.serving.journal import (
     Label,
+    PredictionPart,
     encode,
     encode_labels,
     labels_prefix,
@@ -69,6 +73,7 @@ class Recorder:
         directory: Path,
         *,
         fault: Fault,
+        health: HealthLog | None = None,
         rows_max: int = 200_000,
     ) -> None:
         """Own `source` in the spool `directory`, which other models must not share.
@@ -79,6 +84,7 @@ class Recorder:
         self._model = model
         self._source = source
         self._fault = fault
+        self._health = health
         self._rows_max = rows_max
         self._spool = Spool(directory, source)
         self._added: deque[Answer] = deque()
@@ -177,6 +183,21 @@ class Recorder:
         except Exception as error:  # rows that cannot be recorded must not stop all others
             self._fault(f"{rows} rows could not be recorded: {type(error).__name__}: {error}")
             self._count(rows, dropped=True)
+            return
+        self._watch(answers, part, compare=compare)
+
+    def _watch(self, answers: Sequence[Answer], part: PredictionPart, *, compare: bool) -> None:
+        """Count what the rows say of two versions that are compared."""
+        routes = answers[0].routes
+        if self._health is None or not routes.compares:
+            return
+        try:
+            asked = np.repeat(
+                [compare and not one.pinned for one in answers], [len(one.ids) for one in answers]
+            )
+            self._health.count(routes, counts_of(part, routes, asked))
+        except Exception as error:  # rows are recorded already, and recording must go on
+            self._fault(f"{part.rows} rows were not counted: {type(error).__name__}: {error}")
 
     def _count(self, rows: int, *, dropped: bool) -> None:
         with self._counting:

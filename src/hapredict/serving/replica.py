@@ -24,6 +24,7 @@ from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
+from hapredict.serving.health import HealthLog
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
 from hapredict.serving.routing import Split
@@ -72,7 +73,10 @@ class Replica:
         self._given = spec
         self._timer = timer
         self._catalog = Catalog(store, model)
-        self._recorder = Recorder(store, model, source, spool / model, fault=self._fault)
+        self._health = HealthLog(store, model, source)
+        self._recorder = Recorder(
+            store, model, source, spool / model, fault=self._fault, health=self._health
+        )
         self._labels = LabelWriter(store, model, source)
         self._refreshing = threading.Lock()
         self._routes: Routes | None = None
@@ -175,6 +179,8 @@ class Replica:
             )
         except TemporaryError as error:
             self._fault(str(error))
+            if routes.compares:
+                self._health.failed(routes, routes.split.champion if version is None else version)
             raise
 
     def explain(
@@ -220,9 +226,15 @@ class Replica:
         self._recorder.tick()
 
     def report(self) -> None:
-        """Blocks; bring recorded rows to the store. For every `monitoring.report_s`."""
+        """Blocks; bring recorded rows to the store. For every `monitoring.report_s`.
+
+        While versions are compared, also what is counted about them (`health`).
+        """
         routes = self._routes
         self._recorder.report(routes.champion.schema if routes is not None else None)
+        if routes is not None and routes.compares:
+            with suppress(TemporaryError):  # told with the next report
+                self._health.report(routes, self._clock)
 
     def close(self) -> None:
         """Blocks; bring all recorded rows to the store, if it answers."""

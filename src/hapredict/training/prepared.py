@@ -62,16 +62,21 @@ class Recipe:
     validation_share: float
     holdout_share: float
     judged_rows_max: int
+    purge_s: float = 0.0
+    """Seconds before the hold-out whose rows nobody learns from."""
 
     @staticmethod
-    def of(data: DataSpec, features: FeatureSpec, training: TrainingSpec) -> "Recipe":
-        """What sections of a spec say."""
+    def of(
+        data: DataSpec, features: FeatureSpec, training: TrainingSpec, purge_s: float = 0.0
+    ) -> "Recipe":
+        """What sections of a spec say. Data without a time have nothing to purge."""
         return Recipe(
             data,
             features,
             training.validation_share,
             training.holdout_share,
             training.judged_rows_max,
+            purge_s if data.time is not None else 0.0,
         )
 
     def key(self, **inputs: Any) -> str:

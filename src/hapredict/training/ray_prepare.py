@@ -27,6 +27,7 @@ from hapredict.data.schema import Schema, Table, take
 from hapredict.errors import CorruptBundle, DataError, HapredictError
 from hapredict.features.plan import FeaturePlan, count_bins
 from hapredict.features.stats import TableStats
+from hapredict.sections import DAY_S
 from hapredict.training.network import Examples
 from hapredict.training.prepared import (
     LABELS_MAX,
@@ -48,6 +49,7 @@ from hapredict.training.split import (
     add_counted,
     by_hash,
     counted_within,
+    parts_of,
     sampled,
     shard_count,
     shard_of,
@@ -87,6 +89,8 @@ class Rows:
     blocks: tuple[Any, ...]
     counts: RowCounts
     orders: Orders
+    bounds: tuple[float, float] | None = None
+    """Where validation and hold-out begin, if that is settled already."""
 
 
 def read_rows(dataset: ray.data.Dataset, recipe: Recipe) -> Rows:
@@ -99,6 +103,28 @@ def read_rows(dataset: ray.data.Dataset, recipe: Recipe) -> Rows:
         counts += more_counts
         orders += more_orders
     return Rows(schema, tuple(block for _, block in started), counts, orders)
+
+
+def rows_since(rows: Rows, start: float, bounds: tuple[float, float]) -> Rows:
+    """The rows whose order is `start` or above; the others are counted as outside.
+
+    What validates and is held out stays as it is: `bounds` are those of all rows (`cut_rows`).
+    """
+    kept = [_since.options(num_returns=2).remote(block, start) for block in rows.blocks]
+    orders, used = Orders(), 0
+    for more in _results([summary for summary, _ in kept]):
+        orders += more
+        used += more.rows
+    counts = replace(rows.counts, used=used, outside=rows.counts.used - used)
+    return Rows(rows.schema, tuple(block for _, block in kept), counts, orders, bounds)
+
+
+@ray.remote
+def _since(block: Block | None, start: float) -> tuple[Any, Any]:
+    found = None if block is None else block.take(block.order >= start)
+    if found is None or not len(found.order):
+        return Orders(), None
+    return Orders.of(found.order), found
 
 
 def prepare(
@@ -117,10 +143,16 @@ def prepare(
         )
     prefix = folder_of(model, key)
     mark_used(store, prefix, time.time())
-    bounds = _cut(rows, recipe)
-    stats, sizes = _sum_up(rows, bounds)
+    bounds = cut_rows(rows, recipe)
+    stats, sizes = _sum_up(rows, bounds, recipe.purge_s)
     plan = FeaturePlan.from_stats(stats, rows.schema, recipe.features)
     totals = _Sizes(*(sum(part) for part in zip(*sizes, strict=True)))
+    if not totals.validation or not totals.train:
+        raise DataError(
+            f"control.training_window and control.purge_days ({recipe.purge_s / DAY_S:g}) leave "
+            f"{totals.train} rows to train on and {totals.validation} to validate on; choose a "
+            "longer window, a shorter gap, or a larger training.validation_share"
+        )
     train = ShardSet(
         key=key,
         prefix=prefix,
@@ -243,7 +275,10 @@ def _usable(block: Any, context: tuple[Recipe, Schema]) -> tuple[Any, Any]:
     return (counts, Orders.of(order)), Block.of(table, labels, order) if counts.used else None
 
 
-def _cut(rows: Rows, recipe: Recipe) -> tuple[float, float]:
+def cut_rows(rows: Rows, recipe: Recipe) -> tuple[float, float]:
+    """Where validation and hold-out begin. Raises DataError if a part would be empty."""
+    if rows.bounds is not None:
+        return rows.bounds
     shares = (recipe.validation_share, recipe.holdout_share)
     ranges = rows.orders.between(*shares)
     within: list[Counted] = []
@@ -258,10 +293,13 @@ def _within(block: Block | None, ranges: Sequence[tuple[float, float]]) -> list[
     return [counted_within(order, low, high) for low, high in ranges]
 
 
-def _sum_up(rows: Rows, bounds: tuple[float, float]) -> tuple[TableStats, list[_Sizes]]:
+def _sum_up(
+    rows: Rows, bounds: tuple[float, float], purge_s: float
+) -> tuple[TableStats, list[_Sizes]]:
     total, sizes = TableStats.empty(), []
     schema = ray.put(rows.schema)
-    for stats, size in _results([_stats.remote(block, schema, bounds) for block in rows.blocks]):
+    summaries = [_stats.remote(block, schema, bounds, purge_s) for block in rows.blocks]
+    for stats, size in _results(summaries):
         total += stats
         sizes.append(size)
     return total, sizes
@@ -270,11 +308,11 @@ def _sum_up(rows: Rows, bounds: tuple[float, float]) -> tuple[TableStats, list[_
 @ray.remote
 @_told
 def _stats(
-    block: Block | None, schema: Schema, bounds: tuple[float, float]
+    block: Block | None, schema: Schema, bounds: tuple[float, float], purge_s: float
 ) -> tuple[TableStats, _Sizes]:
     if block is None:
         return TableStats.empty(), _Sizes(0, 0, 0)
-    parts = block.parts(bounds)
+    parts = block.parts(bounds, purge_s)
     stats = TableStats.of(take(block.table(), parts[0]), schema)
     return stats, _Sizes(*map(len, parts))
 
@@ -292,7 +330,7 @@ def _deal(job: _Job, *blocks: Block) -> tuple[Any, ...]:
 def _prepared_parts(job: _Job, blocks: Sequence[Block]) -> tuple[_Done, list[PreparedRows]]:
     schema, plan = job.schema, job.plan
     rows = PreparedRows.of(blocks, schema, plan)
-    part = np.searchsorted(np.array(job.bounds), rows.order, side="right")
+    part = parts_of(rows.order, job.bounds, job.recipe.purge_s)
     judging = []
     for which, total in ((1, job.totals.validation), (2, job.totals.held)):
         wanted = (part == which) & sampled(rows.hashes, total, job.recipe.judged_rows_max)

@@ -14,7 +14,7 @@ from hapredict.data.schema import Schema, Table, concat, take
 from hapredict.features.plan import FeaturePlan
 from hapredict.sections import DataSpec
 from hapredict.training.network import Examples
-from hapredict.training.split import Hashes, row_hashes
+from hapredict.training.split import Hashes, parts_of, row_hashes
 
 
 def usable_rows(
@@ -61,10 +61,20 @@ class Block:
             for name, column in self.columns.items()
         }
 
-    def parts(self, bounds: tuple[float, float]) -> tuple[NDArray[np.int64], ...]:
+    def parts(
+        self, bounds: tuple[float, float], purge: float = 0.0
+    ) -> tuple[NDArray[np.int64], ...]:
         """Places of the rows of training, validation and hold-out."""
-        part = np.searchsorted(np.array(bounds), self.order, side="right")
+        part = parts_of(self.order, bounds, purge)
         return tuple(np.flatnonzero(part == which) for which in range(3))
+
+    def take(self, index: NDArray[Any]) -> "Block":
+        """The rows that `index` picks: places or a mask."""
+        columns = {
+            name: (column[0][index], column[1]) if isinstance(column, tuple) else column[index]
+            for name, column in self.columns.items()
+        }
+        return Block(columns, self.labels[index], self.order[index])
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,19 @@ def add_counted(one: Counted, other: Counted) -> Counted:
     ).astype(np.int64)
 
 
+def parts_of(
+    order: NDArray[np.float64], bounds: tuple[float, float], purge: float = 0.0
+) -> NDArray[np.int64]:
+    """Int64 [rows]: 0 to train on, 1 to validate on, 2 to hold out, 3 for nobody.
+
+    `bounds` are where validation and hold-out begin. Rows less than `purge` before the hold-out
+    are nobody's: their labels may say something about the held rows.
+    """
+    part = np.searchsorted(np.array(bounds), order, side="right").astype(np.int64)
+    part[(order < bounds[1]) & (order >= bounds[1] - purge)] = 3
+    return part
+
+
 def row_hashes(
     examples: Examples, order: NDArray[np.float64], ids: NDArray[np.uint64] | None = None
 ) -> Hashes:

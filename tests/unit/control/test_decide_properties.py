@@ -2,13 +2,9 @@
 
 import math
 import pickle
-import random
-from contextlib import suppress
 from dataclasses import replace
-from itertools import combinations
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 from hapredict.control.actions import (
     Abort,
@@ -16,156 +12,14 @@ from hapredict.control.actions import (
     Hold,
     Promote,
     RollBack,
-    RunStatus,
-    Snapshot,
     Train,
     apply,
 )
 from hapredict.control.decide import decide
 from hapredict.control.rollout import compare
-from hapredict.errors import GateRefused
-from hapredict.monitoring.report import Alarm, MonitorReport, Paired
-from hapredict.registry import catalog
-from hapredict.registry.catalog import CatalogState, Version
-from hapredict.sections import DAY_S
-from hapredict.sections_live import ControlSpec
-from hapredict.training.metrics import Verdict
-from tests.support.control import at, check_state
-
-CHANGES = {
-    "publish": 3,
-    "shadow": 9,
-    "share": 4,
-    "promote": 2,
-    "settle": 1,
-    "abort": 1,
-    "roll back": 1,
-    "refuse": 1,
-    "pause": 1,
-    "start": 3,
-    "end": 2,
-}
-"""Changes of a catalog, and how often one is tried."""
-
-moments = st.floats(-5, 200).map(at)
-logs = st.floats(-5, 5) | st.just(800.0)
-small = st.integers(1, 4)
-words = st.text("xy", max_size=2)
-
-
-def changed(state: CatalogState, name: str, number: int, now_s: float) -> CatalogState:
-    """One of the catalog's own changes. Raises GateRefused where it does not fit."""
-    match name:
-        case "publish":
-            highest = max(state.versions, default=0)
-            found = Version(highest + 1, "digest", "run-1", now_s, now_s)
-            return catalog.publish(state, found)
-        case "shadow":
-            return catalog.shadow(state, number, now_s)
-        case "share":
-            return catalog.share(state, number / 5, now_s)
-        case "promote":
-            return catalog.promote(state, now_s)
-        case "settle":
-            return catalog.settle(state, now_s)
-        case "abort":
-            return catalog.abort(state, now_s)
-        case "roll back":
-            return catalog.roll_back(state, now_s, freeze="it was worse" if number > 2 else "")
-        case "refuse":
-            return catalog.refuse(state, number, "bad file")
-        case "pause":
-            return catalog.pause(state, "a sale is on") if number == 4 else state
-        case "start":
-            return catalog.start_training(state, f"run-{min(number, 2)}", now_s, 100 * number)
-    return catalog.end_training(state, failed=number > 2)
-
-
-def walked(seed: int) -> CatalogState:
-    """A state that the catalog's own changes lead to, in a random order that it allows."""
-    chance = random.Random(seed)
-    state, now_s = CatalogState("flights", term=1), at(0)
-    for _ in range(chance.randrange(60)):
-        now_s += chance.choice((0.0, 0.5, 3.0)) * DAY_S
-        with suppress(GateRefused):
-            (name,) = chance.choices(list(CHANGES), list(CHANGES.values()))
-            state = changed(state, name, chance.randint(1, 4), now_s)
-    return state
-
-
-alarms = st.builds(
-    Alarm,
-    st.sampled_from(("feature drift", "score drift", "concept drift")),
-    words,
-    moments,
-    moments | st.just(1e18),
-    st.floats(0, 1),
-    logs,
-    words,
-)
-
-
-def all_pairs(labels: int, log_better: float, log_worse: float) -> tuple[Paired, ...]:
-    """The same evidence about any two versions."""
-    return tuple(
-        Paired(low, high, labels, log_better, log_worse, 0.1, 0.2)
-        for low, high in combinations(range(1, 12), 2)
-    )
-
-
-reports = st.builds(
-    MonitorReport,
-    model=st.just("flights"),
-    labels_joined=st.integers(0, 5000),
-    version=st.just(0) | st.none(),
-    alarms=st.lists(alarms, max_size=3).map(tuple),
-    paired=st.just(()) | st.builds(all_pairs, st.integers(0, 1000), logs, logs),
-)
-runs = st.builds(
-    RunStatus,
-    run=st.sampled_from(("run-1", "run-2")),
-    state=st.sampled_from(("running", "finished", "failed")),
-    reason=words,
-    version=st.none() | st.builds(Version, st.just(0), words, words, moments, moments),
-    verdict=st.none()
-    | st.builds(Verdict, st.sampled_from(("pass", "fail", "not enough data")), words, st.none()),
-    retry=st.booleans(),
-)
-days = st.sampled_from((0, 1, 7, 20))
-rules = st.builds(
-    ControlSpec,
-    age_max_days=st.sampled_from((1, 30)),
-    cooldown_days=days,
-    labels_min=st.sampled_from((0, 500)),
-    trainings_failed_max=st.integers(1, 3),
-    shadow_days=days,
-    shadow_labels_min=st.sampled_from((1, 200)),
-    canary_shares=st.sampled_from(((), (0.1,), (0.1, 0.5))),
-    canary_step_days=days,
-    deadline_days=st.sampled_from((1, 14)),
-    deadline_rule=st.sampled_from(("if_not_worse", "strict")),
-    watch_days=days,
-)
-
-
-def about_its_champion(seen: Snapshot) -> Snapshot:
-    """With a report about the champion, where it is not about nothing."""
-    if seen.report is None or seen.report.version is None:
-        return seen
-    return replace(seen, report=replace(seen.report, version=seen.catalog.champion))
-
-
-snapshots = st.builds(
-    Snapshot,
-    now_s=st.none() | moments,
-    catalog=st.integers(0, 2**32).map(walked),
-    rules=rules,
-    report=st.none() | reports,
-    run=st.none() | runs,
-    refused=st.dictionaries(small, words, max_size=2),
-    retrain_requested=words,
-    sequence=st.integers(0, 99),
-).map(about_its_champion)
+from hapredict.monitoring.report import MonitorReport, Paired
+from tests.support.control import check_state
+from tests.support.snapshots import snapshots
 
 
 @given(snapshots)
@@ -185,20 +39,6 @@ def test_a_promotion_rests_on_live_labels_that_do_not_speak_against_it(seen):
         evidence = compare(seen, state.challenger, state.champion)
         assert evidence.labels >= seen.rules.shadow_labels_min
         assert evidence.log_worse < math.log(seen.rules.evidence_min)
-
-
-@given(snapshots)
-def test_drift_begins_a_training_and_decides_nothing_else(seen):
-    if seen.report is None:
-        return
-    with_drift, without = (
-        decide(seen),
-        decide(replace(seen, report=replace(seen.report, alarms=()))),
-    )
-    if with_drift != without:
-        assert isinstance(with_drift, Train | Hold)
-        assert isinstance(without, Train | Hold)
-        assert seen.catalog.stage == "steady"
 
 
 @given(snapshots)

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 
 from hapredict.control.learning import (
     GOLDEN_ROWS,
-    ROWS_MIN,
     SCORE_BINS,
     golden,
     golden_rows,
-    judge,
     measure,
     reference,
 )
@@ -32,38 +30,6 @@ def binary(rows, accuracy, seed=0):
     right = chance.random(rows) < accuracy
     scores = np.where(right, labels, 1 - labels) * 0.8 + 0.1
     return labels, scores[:, None]
-
-
-class TestJudge:
-    LABELS, GOOD = binary(400, 0.9)
-    BAD = 1 - GOOD
-
-    def verdict(self, scores, champion=None, rows=400):
-        if champion is not None:
-            champion = champion[:rows]
-        labels = self.LABELS
-        return judge(SCHEMA, labels, labels[:rows], scores[:rows], champion, 1.0).outcome
-
-    def test_a_first_model_must_beat_a_constant(self):
-        assert self.verdict(self.GOOD) == "pass"
-        assert self.verdict(self.BAD) == "fail"
-        assert self.verdict(self.GOOD, rows=ROWS_MIN - 1) == "not enough data"
-        assert self.verdict(self.GOOD, rows=ROWS_MIN) == "pass"
-
-    def test_a_challenger_must_do_no_harm(self):
-        weaker = np.clip(0.5 + 0.1 * (self.GOOD - 0.5), 0, 1)
-        assert self.verdict(self.GOOD, self.GOOD) == "pass"
-        assert self.verdict(self.GOOD, weaker) == "pass"
-        assert self.verdict(weaker, self.GOOD) == "fail"
-        assert self.verdict(self.GOOD, self.BAD, rows=ROWS_MIN - 1) == "not enough data"
-
-    def test_worse_than_no_model_is_refused_even_beside_a_champion_that_is_worse_still(self):
-        assert self.verdict(self.BAD, np.where(self.BAD > 0.5, 1.0, 0.0)) == "fail"
-
-    def test_no_better_than_a_constant_may_replace_a_champion_that_is_worse(self):
-        constant = np.full((400, 1), float(self.LABELS.mean()))
-        assert self.verdict(constant) == "not enough data"
-        assert self.verdict(constant, self.BAD) == "pass"
 
 
 class TestMeasure:
