@@ -100,6 +100,9 @@ class MonitoringSpec(Section):
     """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
     label_delay_max_days: float = Field(default=60, gt=0)
     """Labels that arrive later than this after their prediction are stored but not joined."""
+    rows_in_memory: int = Field(default=2_000_000, ge=1000)
+    """Rows that wait for their labels in the monitor's memory, at some 50 bytes each; older ones
+    wait in files, and their labels are joined some seconds later."""
 
     @property
     def false_alarm_windows(self) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hapredict.errors import CorruptBundle, NotFound
-from hapredict.monitoring.monitor import Monitor
+from hapredict.monitoring.monitor import Monitor, rows_folder
 from hapredict.registry.bundle import Bundle, load
 from hapredict.registry.catalog import Catalog, CatalogState
 from hapredict.registry.store import Store
@@ -49,6 +49,7 @@ class Follower:
         self._read: dict[str, tuple[float, Any]] = {}
         self._unreadable: list[str] = []
         self.monitor = Monitor(model)
+        self._unused: frozenset[str] = frozenset()
         self.unsaved = 0
         """Parts that the last snapshot does not know."""
         try:
@@ -69,6 +70,16 @@ class Follower:
         """Write a snapshot. Raises StoreUnavailable."""
         self._store.put(snapshot_path(self.monitor.model), self.monitor.to_bytes())
         self.unsaved = 0
+        files = frozenset(self._store.list(rows_folder(self.monitor.model)))
+        unused = files - self.monitor.files
+        # by the snapshot before this one either: a monitor that starts now may read that
+        for path in unused & self._unused:
+            self._store.delete(path)
+        self._unused = unused
+
+    def look(self) -> None:
+        """Look for labels whose rows are no longer in memory. Raises StoreUnavailable."""
+        self.unsaved += self.monitor.look(self._store)
 
     def step(self, parts_max: int = 1000) -> int:
         """Look at the catalog, then fold at most so many parts; returns how many were folded.
@@ -100,6 +111,7 @@ class Follower:
             else:
                 self.monitor.fold_labels(source, seq, part)
             folded += 1
+            self.monitor.spill(self._store)
             self._read_next(rank, source, waiting[rank, source], heads)
         return folded
 

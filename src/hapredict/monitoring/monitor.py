@@ -20,6 +20,7 @@ from hapredict.data.schema import Schema
 from hapredict.errors import BadRequest, CorruptBundle, PermanentError
 from hapredict.monitoring.betting import PairedEvidence
 from hapredict.monitoring.champion import Champion, View
+from hapredict.monitoring.label_blocks import Files
 from hapredict.monitoring.labels import Joined, LabelJoin
 from hapredict.monitoring.report import MonitorReport, Paired
 from hapredict.monitoring.windows import Watermark
@@ -33,6 +34,11 @@ from hapredict.training.metrics import losses
 _FORMAT = 1
 _VIEWS_MAX = 8
 """Versions whose view is kept: late labels are about versions that have left service."""
+
+
+def rows_folder(model: str) -> str:
+    """Where rows lie that memory has no room for."""
+    return f"monitor/{model}/rows"
 
 
 class Monitor:
@@ -101,7 +107,7 @@ class Monitor:
         self._watermark.advance(part.event_s)
         if self._champion is not None and self._watermark.at_s is not None:
             self._champion.add_counts(part.windows, self._watermark.at_s)
-        self._learn(self._join.add_predictions(part, self._delay_max_s))
+        self._learn(self._join.add_predictions(part, self._delay_max_s, self._row_ids(part)))
         self._forget()
         return True
 
@@ -116,6 +122,30 @@ class Monitor:
         self._learn(self._join.add_labels(labels, known_s, self._delay_max_s))
         self._forget()
         return True
+
+    def spill(self, files: Files) -> int:
+        """Keep `monitoring.rows_in_memory`: the oldest rows go into files. How many were written.
+
+        Raises StoreUnavailable, and is then as before.
+        """
+        self._join.rows_max = self._rules.rows_in_memory
+        return self._join.spill(files, rows_folder(self.model))
+
+    def look(self, files: Files) -> bool:
+        """Look for labels that wait in the files of rows; whether there were any to look for.
+
+        Raises StoreUnavailable, and is then as before.
+        """
+        if not self._join.unsought:
+            return False
+        for joined in self._join.look(files, rows_folder(self.model), self._delay_max_s):
+            self._learn(joined)
+        return True
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files of rows that the state is about."""
+        return frozenset(file.name for file in self._join.spilled)
 
     def pass_over(self, kind: str, source: str, seq: int) -> None:
         """Count a part as folded that cannot be read, now or ever."""
@@ -213,6 +243,11 @@ class Monitor:
     @property
     def _delay_max_s(self) -> float:
         return self._rules.label_delay_max_days * DAY_S
+
+    def _row_ids(self, part: PredictionPart) -> Sequence[str | None]:
+        """The rows' own ids; () where the model has none."""
+        name = self._champion.view.schema.id if self._champion else None
+        return part.table[name].tolist() if name is not None and name in part.table else ()
 
     def _know(self, number: int, bundle_of: Callable[[int], Bundle]) -> None:
         if number not in self._views:

@@ -81,6 +81,7 @@ class MonitorActor:
     def _follow(self) -> None:
         follower: Follower | None = None
         save_at_s = time.monotonic() + self._snapshot_s
+        look_at_s = 0.0
         told = ""
         while True:
             folded, trouble, pause_s = 0, "", self._poll_s
@@ -93,6 +94,10 @@ class MonitorActor:
                 if not folded:
                     # a long journal takes long to list: looking in vain must not fill the time
                     pause_s = max(pause_s, (now_s - began_s) / _LOOK_TIME_SHARE)
+                if now_s >= look_at_s:
+                    follower.look()
+                    took_s, now_s = time.monotonic() - now_s, time.monotonic()
+                    look_at_s = now_s + took_s / _LOOK_TIME_SHARE
                 if follower.unsaved and (
                     now_s >= save_at_s or follower.unsaved >= _PARTS_PER_SNAPSHOT
                 ):

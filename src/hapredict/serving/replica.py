@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hapredict.data.schema import Schema, Table
+from hapredict.data.values import TEXT_MAX
 from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
 from hapredict.features.typical import typical
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
@@ -24,6 +25,7 @@ from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
+from hapredict.serving.feedback import ID_MAX
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
 from hapredict.serving.routing import Split
@@ -34,8 +36,6 @@ __all__ = ["Answer", "Label", "Replica", "refused_path"]
 
 BUCKETS_A_WINDOW = 24
 """Buckets of event time in `monitoring.window_days`: hours, for windows of a day."""
-
-_ID_MAX = 200
 
 
 def refused_path(model: str, number: int) -> str:
@@ -360,9 +360,12 @@ def _kept(loaded: Mapping[int, Loaded], needed: set[int], kept: int) -> dict[int
 
 
 def _check_label(routes: Routes, label: Label, where: str) -> None:
-    if not 0 < len(label.id) <= _ID_MAX:
+    name, most = ("id", TEXT_MAX) if label.of_row else ("prediction_id", ID_MAX)
+    if not 0 < len(label.id) <= most:
+        raise BadRequest(f"{where}: {name} must have 1 to {most} characters; got {len(label.id)}")
+    if label.of_row and routes.champion.schema.id is None:
         raise BadRequest(
-            f"{where}: prediction_id must have 1 to {_ID_MAX} characters; got {len(label.id)}"
+            f"{where}.id: this model's rows have no id (data.id); send the prediction_id"
         )
     if not math.isfinite(label.at_s) or (
         label.event_s is not None and not math.isfinite(label.event_s)
