@@ -18,7 +18,9 @@ PACKAGE = "hapredict"
 ORDER = (
     "errors",
     "plugins",
+    "expressions",
     "sections",
+    "sections_alerts",
     "sections_live",
     "spec",
     "data",

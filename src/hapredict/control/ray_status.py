@@ -18,6 +18,7 @@ from hapredict.monitoring.report import MonitorReport
 from hapredict.registry.catalog import Catalog
 from hapredict.serving.decisions import check_costs
 from hapredict.serving.ray_serve import replica_states
+from hapredict.serving.risk import check_rules
 from hapredict.spec import Spec
 
 
@@ -90,12 +91,14 @@ def _or_error(look: Any) -> Any:
 def check_data(spec: Spec, home: Path) -> dict[str, Any]:
     """What training would make of the data, as JSON values.
 
-    Raises DataError, GateRefused if the spec's costs do not fit them.
+    Raises DataError, GateRefused if the spec's costs do not fit them, SpecError if its alerts do
+    not.
     """
     files = find_files(spec.data, home)
     dataset = open_dataset(files, spec.data)
     found, schema = survey(dataset, spec.data)
     check_costs(spec.serving, schema)
+    check_rules(spec.alerts, schema)
     return {
         "name": spec.name,
         "files": len(files),

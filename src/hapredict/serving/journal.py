@@ -16,7 +16,7 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +33,7 @@ NO_VERSION = 0
 """Stands in `other_versions` where a row was scored by one version only; versions start at 1."""
 
 _FEATURE = "f:"
+_EXTRA = "x:"
 _METADATA = b"hapredict"
 _FAULTS = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, zlib.error)
 
@@ -93,7 +94,8 @@ class PredictionPart:
     fewer outputs than the widest is padded with NaN on the right. `other_versions` is [rows] int64,
     NO_VERSION where nobody else scored the row, and `other_scores` is all NaN there.
     `at_s` is wall time, `event_s` the model's clock, both in seconds since the epoch. `keys` holds
-    the sticky key, None where a row has none.
+    the sticky key, None where a row has none. `decisions` are the classes decided, () where there
+    are none to decide between. `extras` is what models said beside scores, [rows] a name.
     """
 
     source: str
@@ -109,6 +111,8 @@ class PredictionPart:
     table: Table
     windows: tuple[WindowCounts, ...]
     model: str = ""
+    decisions: tuple[str | None, ...] = ()
+    extras: Table = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -198,7 +202,15 @@ def merge(parts: Sequence[PredictionPart], *, source: str, seq: int, model: str)
         other_scores=stack([part.other_scores for part in parts]),
         table=join_tables([part.table for part in parts], [part.rows for part in parts]),
         windows=add_windows(window for part in parts for window in part.windows),
+        decisions=_decisions(parts),
+        extras=join_tables([part.extras for part in parts], [part.rows for part in parts]),
     )
+
+
+def _decisions(parts: Sequence[PredictionPart]) -> tuple[str | None, ...]:
+    if not any(part.decisions for part in parts):
+        return ()
+    return tuple(one for part in parts for one in part.decisions or (None,) * part.rows)
 
 
 def join_tables(tables: Sequence[Table], rows: Sequence[int]) -> Table:
@@ -326,6 +338,9 @@ def _arrow(part: PredictionPart, schema: Schema | None) -> Any:
         "other_version": pa.array(part.other_versions, pa.int64(), mask=alone),
         "other_scores": lists_column(part.other_scores, alone),
     }
+    if part.decisions:
+        columns["decision"] = text_column(part.decisions)
+    columns |= {_EXTRA + name: values_column(values) for name, values in part.extras.items()}
     for name, is_text in (_columns(schema) if schema is not None else {}).items():
         columns[_FEATURE + name] = pa.nulls(part.rows, pa.string() if is_text else pa.float64())
     for name, values in part.table.items():
@@ -367,4 +382,10 @@ def _part(table: Any, schema: Schema | None) -> PredictionPart:
         other_scores=matrix_of(columns["other_scores"]),
         table=held,
         windows=tuple(WindowCounts.from_json(window) for window in metadata["windows"]),
+        decisions=tuple(columns["decision"].to_pylist()) if "decision" in columns else (),
+        extras={
+            name.removeprefix(_EXTRA): column.to_numpy()
+            for name, column in columns.items()
+            if name.startswith(_EXTRA)
+        },
     )

@@ -21,6 +21,7 @@ from hapredict.features.typical import typical
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, encode_json
 from hapredict.sections import DAY_S
+from hapredict.serving import risk
 from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
@@ -28,6 +29,7 @@ from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.feedback import ID_MAX
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
+from hapredict.serving.risk import problems_of, rules_of
 from hapredict.serving.routing import Split
 from hapredict.serving.scoring import Answer, Routes, answer, scored
 from hapredict.spec import Spec
@@ -85,6 +87,7 @@ class Replica:
         self._faults = 0
         self._last_fault = ""
         self._calls = itertools.count(1)
+        self._ruled: tuple[Any, Any, tuple[risk.Rule, ...]] = (None, None, ())
 
     @property
     def ready(self) -> bool:
@@ -221,13 +224,11 @@ class Replica:
 
     def report(self) -> None:
         """Blocks; bring recorded rows to the store. For every `monitoring.report_s`."""
-        routes = self._routes
-        self._recorder.report(routes.champion.schema if routes is not None else None)
+        self._recorder.report(*self._shipping())
 
     def close(self) -> None:
         """Blocks; bring all recorded rows to the store, if it answers."""
-        routes = self._routes
-        self._recorder.close(routes.champion.schema if routes is not None else None)
+        self._recorder.close(*self._shipping())
 
     def refresh(self) -> bool:
         """Blocks; look at the catalog and serve what it says. Whether anything changed.
@@ -335,6 +336,19 @@ class Replica:
         with suppress(Conflict):  # another replica refused it first
             self._store.put_new(refused_path(self.model, number), encode_json(note))
         self._reported.add(number)
+
+    def _shipping(self) -> tuple[Schema | None, tuple[risk.Rule, ...]]:
+        """The schema of what is shipped, and the rules of alerts that fit it."""
+        routes = self._routes
+        if routes is None:
+            return None, ()
+        schema, alerts = routes.champion.schema, (self._given or routes.champion.spec).alerts
+        if (schema, alerts) != self._ruled[:2]:
+            usable = [rule for rule in rules_of(alerts) if not problems_of(rule, schema)]
+            if len(usable) < len(alerts.rules):
+                self._fault("a rule of alerts names what the champion does not have")
+            self._ruled = schema, alerts, tuple(usable)
+        return schema, self._ruled[2]
 
     def _serving(self) -> Routes:
         routes = self._routes

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, consumes, invariant, rule
 from hapredict.errors import StoreUnavailable
 from hapredict.registry.store import open_store
 from hapredict.serving import recorder as recorder_module
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import load_version
 from hapredict.serving.journal import (
     NO_VERSION,
@@ -48,7 +49,7 @@ def routes():
 def make_routes():
     store = open_store(f"memory://{secrets.token_hex(8)}")
     loaded = load_version(store, MODEL, publish_linear(store))
-    return Routes(MODEL, Split(1), {1: loaded}, None, 0.5, "order", False, 3600.0)
+    return Routes(MODEL, Split(1), {1: loaded}, None, Rule(0.5), "order", False, 3600.0)
 
 
 def answered(routes, stem, rows=1, now_s=1000.0):
@@ -334,7 +335,7 @@ def test_under_load_versions_that_are_only_compared_are_not_asked(store, tmp_pat
         for weight in (1.0, 2.0)
     )
     shadow = Split(1, 2, shadow=True)
-    routes = Routes(MODEL, shadow, {1: first, 2: second}, None, 0.5, "order", False, 3600.0)
+    routes = Routes(MODEL, shadow, {1: first, 2: second}, None, Rule(0.5), "order", False, 3600.0)
     recorder = Recorder(store, MODEL, "a", tmp_path, fault=no_fault)
     for stem, times in (("calm", 2), ("busy", 3)):
         for number in range(times):
