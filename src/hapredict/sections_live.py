@@ -103,6 +103,13 @@ class MonitoringSpec(Section):
     rows_in_memory: int = Field(default=2_000_000, ge=1000)
     """Rows that wait for their labels in the monitor's memory, at some 50 bytes each; older ones
     wait in files, and their labels are joined some seconds later."""
+    inference_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of keys whose rows are kept in the inference table, the same on all replicas. Below 1
+    training learns from no more than these."""
+    compact_s: float = Field(default=300, gt=0)
+    """Seconds of wall time between two moves of rows and labels from the journal into the table."""
+    retention_days: float = Field(default=365, gt=0)
+    """Days of wall time after their arrival that rows and labels stay in the table."""
 
     @property
     def false_alarm_windows(self) -> float:

@@ -23,6 +23,7 @@ from hapredict.control.loop import run as run_loop
 from hapredict.control.loop import step
 from hapredict.control.ray_alerts import Teller
 from hapredict.control.ray_embedded import NAMESPACE
+from hapredict.control.ray_housekeeping import Housekeeper
 from hapredict.control.ray_learner import learner
 from hapredict.control.ray_spread import keep_apart
 from hapredict.control.specs import latest_spec, read_spec
@@ -206,6 +207,10 @@ class Controller:
             lambda: self._term > 0,
         )
         self._teller.start()
+        self._housekeeper = Housekeeper(
+            self._store, model, self._cluster.spec, lambda: self._term > 0
+        )
+        self._housekeeper.start()
 
     def status(self) -> dict[str, Any]:
         """Who controls, under which term, and what was done last and why."""
@@ -216,6 +221,7 @@ class Controller:
             "action": type(self._last).__name__,
             "reason": self._last.reason,
             "alerts": self._teller.status(),
+            "housekeeping": self._housekeeper.trouble or "well",
         }
 
     def settle(self, rows: int, labels: int, quiet_s: float, wait_s: float) -> dict[str, Any]:

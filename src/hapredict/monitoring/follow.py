@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from hapredict.errors import CorruptBundle, NotFound
+from hapredict.monitoring.compact import cleared, saved_path
 from hapredict.monitoring.monitor import Monitor, rows_folder
 from hapredict.registry.bundle import Bundle, load
 from hapredict.registry.catalog import Catalog, CatalogState
-from hapredict.registry.store import Store
+from hapredict.registry.store import Store, encode_json
 from hapredict.serving.journal import (
     decode,
     decode_labels,
@@ -38,7 +39,8 @@ class Follower:
     """Brings a monitor up to date with a store, and writes its state there.
 
     It starts from the last snapshot. Without one, or with one that cannot be read, it starts from
-    nothing and reads the whole journal. Raises StoreUnavailable.
+    nothing and reads the whole journal: what was not cleared away because a snapshot knew it.
+    Raises StoreUnavailable.
     """
 
     def __init__(self, store: Store, model: str) -> None:
@@ -54,10 +56,15 @@ class Follower:
         """Parts that the last snapshot does not know."""
         try:
             self.monitor = Monitor.from_bytes(store.get(snapshot_path(model)))
+            return
         except NotFound:
             pass
         except CorruptBundle as error:
             self._unreadable.append(f"{snapshot_path(model)}: {error}")
+        for kind, seqs in cleared(store, model).items():
+            for source, last in seqs.items():
+                for seq in range(1, last + 1):
+                    self.monitor.pass_over(kind, source, seq)
 
     @property
     def detail(self) -> str:
@@ -68,7 +75,9 @@ class Follower:
 
     def save(self) -> None:
         """Write a snapshot. Raises StoreUnavailable."""
+        positions = {kind: dict(seqs) for kind, seqs in self.monitor.positions.items()}
         self._store.put(snapshot_path(self.monitor.model), self.monitor.to_bytes())
+        self._store.put(saved_path(self.monitor.model), encode_json({"positions": positions}))
         self.unsaved = 0
         files = frozenset(self._store.list(rows_folder(self.monitor.model)))
         unused = files - self.monitor.files

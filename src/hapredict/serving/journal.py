@@ -316,7 +316,7 @@ def _gap(sample: NDArray[Any], rows: int) -> NDArray[Any]:
     return np.full(rows, None if sample.dtype == object else np.nan, sample.dtype)
 
 
-def _columns(schema: Schema) -> dict[str, bool]:
+def columns_of(schema: Schema) -> dict[str, bool]:
     """Each column of the schema and whether it is text."""
     columns = {column.name: column.kind != "number" for column in schema.features}
     if schema.time is not None:
@@ -341,7 +341,7 @@ def _arrow(part: PredictionPart, schema: Schema | None) -> Any:
     if part.decisions:
         columns["decision"] = text_column(part.decisions)
     columns |= {_EXTRA + name: values_column(values) for name, values in part.extras.items()}
-    for name, is_text in (_columns(schema) if schema is not None else {}).items():
+    for name, is_text in (columns_of(schema) if schema is not None else {}).items():
         columns[_FEATURE + name] = pa.nulls(part.rows, pa.string() if is_text else pa.float64())
     for name, values in part.table.items():
         columns[_FEATURE + name] = values_column(values)
@@ -366,7 +366,7 @@ def _part(table: Any, schema: Schema | None) -> PredictionPart:
         blank = {False: np.zeros(0, np.float64), True: np.zeros(0, object)}
         held = {
             name: held.get(name, _gap(blank[is_text], table.num_rows))
-            for name, is_text in _columns(schema).items()
+            for name, is_text in columns_of(schema).items()
         }
     return PredictionPart(
         source=metadata["source"],
