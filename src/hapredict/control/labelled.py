@@ -133,7 +133,7 @@ def _rows(
         name = (of_row, id_)
         if name not in first or at_s < first[name][0]:
             first[name] = (at_s, value)
-    earliest: dict[str, tuple[float, int, float]] = {}
+    earliest: dict[str, tuple[float, int, int]] = {}
     by_row = {id_: label for (of_row, id_), label in first.items() if of_row}
     ids, tables, moments = [], [], []
     for part_ids, table, event_s in _answered(store, model, schema, positions, moved):
@@ -156,10 +156,10 @@ def _rows(
             if own_id in by_row:
                 candidate = (float(event_s[place]), keys[place], place)
                 earliest[own_id] = min(earliest.get(own_id, candidate), candidate)
-        for own_id, (_, _, place) in earliest.items():
+        for own_id, found in earliest.items():
             row_at_s, value = by_row[own_id]
-            if row_at_s < arrived[place]:
-                labels[place] = value
+            if row_at_s < arrived[found[2]]:
+                labels[found[2]] = value
     held = ~np.isnan(labels)
     order = np.flatnonzero(held)[np.argsort(event_s[held], kind="stable")]
     _, once = np.unique(np.array(ids, object)[order].astype(str), return_index=True)
