@@ -25,6 +25,7 @@ from hapredict.serving.journal import (
 )
 from tests.support.clusters import eventually, post, serve_model
 from tests.support.people import people, sent, small_spec, write
+from tests.support.sinks import Sink
 
 MODEL = "marked"
 CALLERS = 3
@@ -37,8 +38,18 @@ LOST = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ClusterUna
 def marked(cluster):
     home = Path(cluster.home)
     source = write(home / "data" / "marked.csv", people(900, seed=6))
-    spec = small_spec(MODEL, source, training={"epochs_max": 5}, monitoring={"compact_s": 1.0})
-    return serve_model(spec, home)
+    with Sink() as sink:
+        spec = small_spec(
+            MODEL,
+            source,
+            training={"epochs_max": 5},
+            monitoring={"compact_s": 1.0},
+            alerts={
+                "sinks": [{"webhook": sink.url}],
+                "rules": [{"name": "each", "when": "score >= 0", "limit_per_hour": 10_000}],
+            },
+        )
+        yield serve_model(spec, home), sink
 
 
 class Callers:
@@ -126,7 +137,8 @@ def read_all(model):
     return rows, labels
 
 
-def test_each_acknowledged_label_is_in_the_journal_and_joined_once(marked):
+def test_each_acknowledged_label_is_joined_once_and_each_row_warned_of(marked):
+    marked, sink = marked
     chance = random.Random(1)
     victims = [replica, monitor, controller] * ROUNDS
     chance.shuffle(victims)
@@ -163,3 +175,13 @@ def test_each_acknowledged_label_is_in_the_journal_and_joined_once(marked):
     assert asked - len(rows) <= 20 * ROUNDS
     assert report.labels_pending == len(set(labels)) - report.labels_joined
     assert report.labels_late == report.labels_unmatched == report.labels_unreadable == 0
+
+    answered = {prediction for prediction, _ in rows}
+    warned = eventually(
+        lambda: {one["labels"].get("prediction_id") for one in sink.alerts}, answered.issubset
+    )
+    assert warned - {None} <= answered
+    ids = {one["id"] for one in sink.alerts if one["name"] == "each"}
+    assert len(ids) == len(answered), "a warning that was sent twice has the same id"
+    details = [one["details"] for one in sink.alerts if one["name"] == "each"]
+    assert all(set(one) == {"score"} for one in details)

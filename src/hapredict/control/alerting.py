@@ -8,9 +8,12 @@ is told at least once; whoever is told twice, after a crash, sees the same id.
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
-from hapredict.errors import NotFound
+from hapredict.errors import CorruptBundle, NotFound
 from hapredict.monitoring.alerts import (
     Book,
     Event,
@@ -34,17 +37,22 @@ FILES_MAX = 200
 
 
 def name_of(sink: SinkSpec) -> str:
-    """Names a sink in the state: its kind and address."""
+    """Names a sink: its kind, its host, and a hash, since an address may be a secret."""
     if sink.log:
         return "log"
-    return f"webhook {sink.webhook}" if sink.webhook else f"alertmanager {sink.alertmanager}"
+    url = sink.webhook or sink.alertmanager or ""
+    kind = "webhook" if sink.webhook else "alertmanager"
+    return f"{kind} {urlsplit(url).hostname} {sha256(url.encode()).hexdigest()[:8]}"
 
 
 class Alerting:
     """One model's alerts. Safe to use from several threads, of which one looks."""
 
     def __init__(self, store: Store, model: str) -> None:
-        """Goes on from the state in the store. Raises StoreUnavailable."""
+        """Goes on from the state in the store; one that is damaged counts as none.
+
+        Raises StoreUnavailable.
+        """
         self._store = store
         self._model = model
         self._catalog = Catalog(store, model)
@@ -58,7 +66,7 @@ class Alerting:
         self._hidden = False  # there are notices that the store does not know yet
         try:
             raw = decode_json(store.get(self._path), self._path)
-        except NotFound:
+        except (NotFound, CorruptBundle):
             return
         self._book = Book.from_json(raw["book"])
         self._sequence = raw["sequence"]
@@ -90,8 +98,9 @@ class Alerting:
                 sequence = one.sequence
         files = self._store.list(risk_prefix(self._model))[:FILES_MAX] if alerts.rules else []
         for path in files:
-            warnings = decode_json(self._store.get(path), path)["warnings"]
-            events += risks_of(self._model, warnings)
+            with suppress(CorruptBundle):  # a damaged file must not stop those after it
+                warnings = decode_json(self._store.get(path), path)["warnings"]
+                events += risks_of(self._model, warnings)
         limits = {rule.name: rule.limit_per_hour for rule in alerts.rules}
         book, notices = advance(
             self._book, lasting, events, now_s, lambda n: limits.get(n, alerts.limit_per_hour)

@@ -59,7 +59,7 @@ class Teller:
         self._report = report
         self._leads = leads
         self._alerting: Alerting | None = None
-        self._sinks: dict[str, SinkSpec] = {}
+        self._senders: dict[str, tuple[SinkSpec, object]] = {}
         self._troubles: dict[str, str] = {}
         self._stop = threading.Event()
 
@@ -82,7 +82,7 @@ class Teller:
             try:
                 alerts = self._alerts()
                 if not alerts.sinks or not self._leads():
-                    self._alerting, self._sinks = None, {}
+                    self._alerting, self._senders = None, {}
                     continue
                 if self._alerting is None:
                     self._alerting = Alerting(self._store, self._model)
@@ -98,22 +98,29 @@ class Teller:
 
     def _follow(self, alerts: AlertsSpec) -> None:
         """One thread for each sink of the spec; those of sinks that left end by themselves."""
-        wanted = {name_of(sink): sink for sink in alerts.sinks}
-        fresh = [name for name, sink in wanted.items() if self._sinks.get(name) != sink]
-        self._sinks = wanted
-        for name in fresh:
+        before, now = self._senders, dict[str, tuple[SinkSpec, object]]()
+        fresh = []
+        for sink in alerts.sinks:
+            name = name_of(sink)
+            held = before.get(name)
+            if held is not None and held[0] == sink:
+                now[name] = held
+                continue
+            token = object()  # of this thread alone: an earlier one of the sink may still pause
+            now[name] = (sink, token)
+            fresh.append((name, sink, token))
+        self._senders = now
+        for one in fresh:
             threading.Thread(
-                target=self._send, args=(name, wanted[name]), name=f"alerts {name}", daemon=True
+                target=self._send, args=one, name=f"alerts {one[0]}", daemon=True
             ).start()
 
-    def _send(self, name: str, sink: SinkSpec) -> None:
+    def _send(self, name: str, sink: SinkSpec, token: object) -> None:
         failures, reminded_s = 0, time.monotonic()
         with httpx.Client(timeout=ANSWER_S, trust_env=False, follow_redirects=False) as client:
             while not self._stop.wait(_pause_s(failures)):
-                if self._sinks.get(name) != sink:
-                    return
-                alerting = self._alerting
-                if alerting is None:
+                held, alerting = self._senders.get(name), self._alerting
+                if alerting is None or held is None or held[1] is not token:
                     return
                 notices = alerting.waiting(name)[:BATCH_MAX]
                 due = sink.alertmanager is not None and time.monotonic() - reminded_s > REMIND_S
@@ -154,7 +161,10 @@ def deliver(
                 message = f"the cluster's environment has no {sink.secret_env}"
                 raise LookupError(message)
             headers["X-Hapredict-Signature"] = signature(secret, str(int(now_s)), body)
-    client.post(url, content=body, headers=headers).raise_for_status()
+    answer = client.post(url, content=body, headers=headers)
+    if not answer.is_success:  # httpx's own sentence would show the address, which may be a secret
+        message = f"it answered {answer.status_code}"
+        raise ConnectionError(message)
 
 
 def _pause_s(failures: int) -> float:

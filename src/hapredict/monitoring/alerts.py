@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal
 
-from hapredict.monitoring.report import MonitorReport
+from hapredict.monitoring.report import INCIDENTS, Alarm, MonitorReport
 from hapredict.registry.catalog import CatalogState, Entry
 
 HOUR_S = 3600.0
@@ -121,13 +121,25 @@ def alarms_of(report: MonitorReport) -> list[Alert]:
     return [
         Alert(
             name=alarm.kind.replace(" ", "_"),
-            severity="warning",
-            about={"model": report.model, "version": str(report.version), "feature": alarm.feature},
+            severity=_severity(alarm),
+            about={
+                "model": report.model,
+                "version": str(report.version),
+                "feature": alarm.feature,
+                "slice": alarm.slice,
+            },
             summary=alarm.reason,
             since_s=alarm.at_s,
+            details={"effect": alarm.effect, "harm": alarm.harm, "rank": alarm.rank},
         )
         for alarm in report.alarms
     ]
+
+
+def _severity(alarm: Alarm) -> Severity:
+    if alarm.harm == "worse" or alarm.kind in INCIDENTS:
+        return "critical"
+    return "info" if alarm.harm == "none" else "warning"
 
 
 def states_of(state: CatalogState) -> list[Alert]:

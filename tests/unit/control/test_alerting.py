@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hapredict.control.alerting import WAITING_MAX, Alerting
+from hapredict.control.alerting import WAITING_MAX, Alerting, name_of
 from hapredict.errors import StoreUnavailable
 from hapredict.monitoring.report import Alarm, MonitorReport
 from hapredict.registry.catalog import pause
@@ -20,7 +20,7 @@ ALERTS = AlertsSpec.model_validate(
         "rules": [{"name": "risky", "when": "score > 0.9", "limit_per_hour": 5000}],
     }
 )
-HOOK, LOG = "webhook http://sink", "log"
+HOOK, LOG = map(name_of, ALERTS.sinks)
 
 
 @pytest.fixture
@@ -120,6 +120,25 @@ def test_a_sink_that_never_takes_anything_keeps_a_bounded_number_waiting(store):
     alerting.look(ALERTS, None, 1.0)
     assert len(alerting.waiting(HOOK)) == WAITING_MAX
     assert alerting.summary()["given_up"][HOOK] == 5
+
+
+def test_damaged_files_stop_nothing(store):
+    alerting = begun(store)
+    store.put(risk_path(MODEL, "r0", 1), b"torn")
+    put_risks(store, "p1")
+    alerting.look(ALERTS, None, 1.0)
+    assert names(alerting) == ["risky"]
+    store.put(f"alerts/{MODEL}/state.json", b"torn")
+    again = begun(store)
+    put_risks(store, "p2", seq=2)
+    again.look(ALERTS, None, 2.0)
+    assert names(again) == ["risky"]
+
+
+def test_an_address_is_not_shown_for_it_may_be_a_secret():
+    sink = AlertsSpec.model_validate({"sinks": [{"webhook": "https://u:p@a.example/T0/key"}]}).sinks
+    assert name_of(sink[0]).startswith("webhook a.example ")
+    assert not {"key", "T0", "u:p"} & set(name_of(sink[0]).replace("/", " ").split())
 
 
 def test_a_sink_that_left_the_spec_is_forgotten(store):

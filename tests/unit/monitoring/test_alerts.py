@@ -120,6 +120,10 @@ def test_alarms_pauses_rollbacks_and_risks_become_alerts():
         "age",
         "age moved",
     )
+    assert drift.severity == "warning"
+    worse = alarms_of(MonitorReport("m", alarms=(replace(alarm, slice="a=1", harm="worse"),)))
+    assert worse[0].severity == "critical"
+    assert worse[0].fingerprint != drift.fingerprint
     state = CatalogState("m", paused="by hand", frozen="rolled back")
     assert [one.name for one in states_of(state)] == ["control_paused", "training_frozen"]
     entry = Entry(7, "RollBack", "v3 was worse", 9.0, 9.0, 1, "c", state)
