@@ -31,7 +31,7 @@ from hapredict.sections_live import MonitoringSpec
 from hapredict.serving.journal import NO_VERSION, Label, PredictionPart
 from hapredict.training.metrics import losses
 
-_FORMAT = 1
+_FORMAT = 2
 _VIEWS_MAX = 8
 """Versions whose view is kept: late labels are about versions that have left service."""
 
@@ -62,6 +62,11 @@ class Monitor:
     def positions(self) -> Mapping[str, Mapping[str, int]]:
         """The last part folded of each source, for "predictions" and for "labels"."""
         return self._positions
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a part's table that `fold_predictions` looks at."""
+        return ()
 
     def on_catalog(self, state: CatalogState, bundle_of: Callable[[int], Bundle]) -> None:
         """Follow the catalog: compare with the champion's reference, know who else scores.

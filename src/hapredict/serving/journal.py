@@ -15,7 +15,7 @@ up windows without touching rows.
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,6 +32,11 @@ from hapredict.serving.columns import lists_column, matrix_of, text_column, valu
 NO_VERSION = 0
 """Stands in `other_versions` where a row was scored by one version only; versions start at 1."""
 
+_OWN = (
+    *("prediction_id", "at_s", "event_s", "key"),
+    *("version", "scores", "other_version", "other_scores"),
+)
+"""Columns of a part beside those of its table, which begin with _FEATURE."""
 _FEATURE = "f:"
 _EXTRA = "x:"
 _METADATA = b"hapredict"
@@ -252,13 +257,18 @@ def encode(part: PredictionPart, schema: Schema | None = None) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes, schema: Schema | None = None) -> PredictionPart:
+def decode(
+    data: bytes, schema: Schema | None = None, *, columns: Collection[str] | None = None
+) -> PredictionPart:
     """The part in `data`; with a schema, its table has exactly the columns of the schema.
 
+    With `columns` only these of the table are read: most of the cost of a part is its table.
     Raises CorruptBundle if the bytes are not a part.
     """
     try:
-        return _part(parquet.read_table(pa.BufferReader(data), use_threads=False), schema)
+        names = None if columns is None else [*_OWN, *(_FEATURE + name for name in columns)]
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        return _part(file.read(names, use_threads=False), schema)
     except _FAULTS as error:
         raise CorruptBundle(f"these bytes are not a part of the journal: {error}") from error
 
