@@ -1,7 +1,6 @@
 """Rows that were answered live and have a label: what a model learns from after its first data."""
 
-from collections.abc import Collection, Mapping, Sequence
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,59 +60,11 @@ def labelled_rows(
 ) -> Labelled:
     """The labelled rows of all journal parts up to `positions`, in the order of their time.
 
-    The first label of a prediction counts, as in the monitor: the one that arrived first, whichever
-    replica took it. Of rows with one id, which a caller sent again with his key, the first counts.
-    Raises StoreUnavailable, CorruptBundle.
-    """
-    first: dict[str, tuple[float, float]] = {}
-    prefix = labels_prefix(model)
-    for source, last in sorted(positions.get("labels", {}).items()):
-        for seq in range(1, last + 1):
-            for label in decode_labels(store.get(part_path(prefix, source, seq))):
-                try:
-                    value = schema.label_of(label.value)
-                except BadRequest:  # counted by the monitor, of no use here
-                    continue
-                if label.id not in first or label.at_s < first[label.id][0]:
-                    first[label.id] = (label.at_s, value)
-    tables, labels, moments = [], [], []
-    asked: list[tuple[str, float]] = []
-    prefix = predictions_prefix(model)
-    for source, last in sorted(positions.get("predictions", {}).items()):
-        for seq in range(1, last + 1):
-            part = decode(store.get(part_path(prefix, source, seq)), schema)
-            found = np.array([first[name][1] if name in first else np.nan for name in part.ids])
-            held = ~np.isnan(found)
-            tables.append(take(_timed(part, schema), held))
-            labels.append(found[held])
-            moments.append(part.event_s[held])
-            places = np.flatnonzero(held).tolist()
-            asked += [(part.ids[place], float(part.at_s[place])) for place in places]
-    if not tables:
-        blank, _ = schema.frame({name: [] for name in _names(schema)})
-        return Labelled(blank, np.zeros(0), np.zeros(0))
-    event_s = np.concatenate(moments)
-    once = _first_of_each(asked)
-    order = once[np.argsort(event_s[once], kind="stable")]
-    return Labelled(take(concat(tables), order), np.concatenate(labels)[order], event_s[order])
-
-
-def _first_of_each(asked: Sequence[tuple[str, float]]) -> NDArray[np.int64]:
-    """The places of the ids, each where it was asked first; in their order."""
-    places: dict[str, int] = {}
-    for place, (name, at_s) in enumerate(asked):
-        known = places.get(name)
-        if known is None or at_s < asked[known][1]:
-            places[name] = place
-    return np.array(sorted(places.values()), np.int64)
-
-
-def _timed(part: PredictionPart, schema: Schema) -> Table:
-    """The part's table; a row without a time of its own happened when it was asked for."""
     Parts that were moved into the inference table are read from there. The first label of a
     prediction counts, as in the monitor: the one that arrived first, whichever replica took it; a
-    label by a row's own id is that of the row's earliest prediction. Raises StoreUnavailable,
-    CorruptBundle, NotFound.
+    label by a row's own id is that of the row's earliest prediction. Of rows with one id, which a
+    caller sent again with his key, the first counts. Raises StoreUnavailable, CorruptBundle,
+    NotFound.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -129,25 +80,28 @@ def _rows(
 ) -> Labelled:
     moved = compacted(store, model)
     first: dict[tuple[bool, str], tuple[float, float]] = {}
-    for id_, of_row, at_s, value in _labels(store, model, schema, positions, moved):
+    for id_, of_row, told_s, value in _labels(store, model, schema, positions, moved):
         name = (of_row, id_)
-        if name not in first or at_s < first[name][0]:
-            first[name] = (at_s, value)
+        if name not in first or told_s < first[name][0]:
+            first[name] = (told_s, value)
     earliest: dict[str, tuple[float, int, int]] = {}
     by_row = {id_: label for (of_row, id_), label in first.items() if of_row}
-    ids, tables, moments = [], [], []
-    for part_ids, table, event_s in _answered(store, model, schema, positions, moved):
+    tables, moments = [], []
+    asked: list[tuple[str, float]] = []
+    for part_ids, table, event_s, at_s in _answered(store, model, schema, positions, moved):
         own = table[schema.id].tolist() if schema.id is not None else [None] * len(part_ids)
         held = np.array(
             [(False, i) in first or o in by_row for i, o in zip(part_ids, own, strict=True)], bool
         )
-        ids += [one for one, kept in zip(part_ids, held.tolist(), strict=True) if kept]
+        asked += [(part_ids[place], float(at_s[place])) for place in np.flatnonzero(held).tolist()]
         tables.append(take(table, held))
         moments.append(event_s[held])
     if not tables:
         blank, _ = schema.frame({name: [] for name in _names(schema)})
         return Labelled(blank, np.zeros(0), np.zeros(0))
-    whole, event_s = concat(tables), np.concatenate(moments)
+    once = _first_of_each(asked)
+    whole, event_s = take(concat(tables), once), np.concatenate(moments)[once]
+    ids = [asked[place][0] for place in once.tolist()]
     labels = np.array([first.get((False, i), (0.0, np.nan))[1] for i in ids])
     arrived = np.array([first.get((False, i), (np.inf, 0.0))[0] for i in ids])
     if by_row and schema.id is not None:
@@ -162,9 +116,17 @@ def _rows(
                 labels[found[2]] = value
     held = ~np.isnan(labels)
     order = np.flatnonzero(held)[np.argsort(event_s[held], kind="stable")]
-    _, once = np.unique(np.array(ids, object)[order].astype(str), return_index=True)
-    order = order[np.sort(once)]  # an id that was used twice is one row, the earliest
     return Labelled(take(whole, order), labels[order], event_s[order])
+
+
+def _first_of_each(asked: Sequence[tuple[str, float]]) -> NDArray[np.int64]:
+    """The places of the ids, each where it was asked first; in their order."""
+    places: dict[str, int] = {}
+    for place, (name, at_s) in enumerate(asked):
+        known = places.get(name)
+        if known is None or at_s < asked[known][1]:
+            places[name] = place
+    return np.array(sorted(places.values()), np.int64)
 
 
 def _labels(
@@ -191,19 +153,19 @@ def _labels(
 
 def _answered(
     store: Store, model: str, schema: Schema, positions: Positions, moved: Positions
-) -> Iterator[tuple[tuple[str, ...], Table, NDArray[np.float64]]]:
-    """Answered rows: their prediction ids, columns and times."""
+) -> Iterator[tuple[tuple[str, ...], Table, NDArray[np.float64], NDArray[np.float64]]]:
+    """Answered rows: their prediction ids and columns, when they happened and were asked for."""
     wanted, seen = positions.get("predictions", {}), moved["predictions"]
     prefix = predictions_prefix(model)
     for source, last in sorted(wanted.items()):
         for seq in range(seen.get(source, 0) + 1, last + 1):
             part = decode(store.get(part_path(prefix, source, seq)), schema)
-            yield part.ids, _timed(part.table, part.event_s, schema), part.event_s
+            yield part.ids, _timed(part.table, part.event_s, schema), part.event_s, part.at_s
     for path in files(store, rows_prefix(model)) if seen else ():
         rows = _upto(read(store.get(path)), wanted, seen)
         ids = tuple(rows.column("prediction_id").to_pylist())
-        event_s = seconds_of(rows.column("event_time"))
-        yield ids, _timed(features_of(rows, schema), event_s, schema), event_s
+        event_s, at_s = (seconds_of(rows.column(name)) for name in ("event_time", "answered_at"))
+        yield ids, _timed(features_of(rows, schema), event_s, schema), event_s, at_s
 
 
 def _upto(rows: Any, wanted: Mapping[str, int], seen: Mapping[str, int]) -> Any:
