@@ -103,6 +103,15 @@ class MonitoringSpec(Section):
     for. It needs `data.time`."""
     loss_tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
+    rate_tolerance: float = Field(default=0.02, ge=0, lt=1)
+    """Rise of the share of missing values, of unseen ones or of refused rows that is nobody's
+    concern."""
+    slices: tuple[str, ...] = ()
+    """Category columns, such as `origin`, for whose values losses are watched each by itself: a
+    model that is bad for one airport only is not seen in the mean. They are those of the model's
+    bundle: a change holds from the next training on."""
+    slice_values_max: int = Field(default=10, ge=1, le=100)
+    """Values of each such column, the most frequent ones; the others are not watched apart."""
     label_delay_max_days: float = Field(default=60, gt=0)
     """Labels that arrive later than this after their prediction are stored but not joined."""
     rows_in_memory: int = Field(default=2_000_000, ge=1000)

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from hapredict.control import runs
+from hapredict.control.hold_out import check_slices, with_hold_out
 from hapredict.control.labelled import as_columns, labelled_rows
 from hapredict.control.learning import golden, golden_rows, judge, measure, reference
 from hapredict.control.ray_lineage import commit_of, libraries
@@ -96,6 +97,7 @@ class Run:
         )
         shape = NetworkShape.of(plan, schema, prepared.labels, self.spec.training)
         check_costs(self.spec.serving, schema)
+        check_slices(self.spec.monitoring, schema)
         validation, calibration = set_aside(shape, self.spec.training, prepared.validation)
         with self.stage("train", "starting the workers"):
             storage = train_folder(self.spec, self.home, self.request.model)
@@ -136,6 +138,17 @@ class Run:
                 bin_totals=plan.bin_totals,
                 clocked=prepared.clocked,
                 held_s=None if schema.time is None else held_table[schema.time],
+            )
+            live = with_hold_out(
+                live,
+                schema,
+                self.spec.monitoring,
+                plan,
+                held_table,
+                held.labels,
+                scores,
+                lambda table: engine.scores(plan.apply(table)),
+                self.spec.training.seed,
             )
             champion_scores = champion.scores(held_table) if champion else None
             verdict = judge(

@@ -7,6 +7,7 @@ import ray
 from ray.exceptions import RayError
 
 from hapredict.control import runs
+from hapredict.control.hold_out import check_slices
 from hapredict.control.ray_cluster import controller_status
 from hapredict.control.ray_embedded import find
 from hapredict.control.show import moment
@@ -91,14 +92,15 @@ def _or_error(look: Any) -> Any:
 def check_data(spec: Spec, home: Path) -> dict[str, Any]:
     """What training would make of the data, as JSON values.
 
-    Raises DataError, GateRefused if the spec's costs do not fit them, SpecError if its alerts do
-    not.
+    Raises DataError, GateRefused if the spec's costs or slices do not fit them, SpecError if its
+    alerts do not.
     """
     files = find_files(spec.data, home)
     dataset = open_dataset(files, spec.data)
     found, schema = survey(dataset, spec.data)
     check_costs(spec.serving, schema)
     check_rules(spec.alerts, schema)
+    check_slices(spec.monitoring, schema)
     return {
         "name": spec.name,
         "files": len(files),

@@ -1,73 +1,38 @@
-"""One champion under watch: its reference, its detectors, and the sentences of its alarms."""
+"""One champion under watch: its reference, its detectors, and the alarms that they raise."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import pairwise
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hapredict.data.schema import Schema
 from hapredict.monitoring.betting import LossDetector, loss_bound
-from hapredict.monitoring.evidence import Change, DriftDetector
-from hapredict.monitoring.report import Alarm, FeatureDrift
-from hapredict.monitoring.seasons import MatchedShares, total_variation
+from hapredict.monitoring.effects import score_places, unusual_bins
+from hapredict.monitoring.evidence import DriftDetector
+from hapredict.monitoring.history import History
+from hapredict.monitoring.rates import RateDetector
+from hapredict.monitoring.report import Alarm, AlarmKind, Estimate, FeatureDrift
+from hapredict.monitoring.seasons import MatchedShares
+from hapredict.monitoring.sentences import (
+    estimate_alarm,
+    loss_alarm,
+    moved_alarm,
+    ranked,
+    rate_alarm,
+    score_labels,
+    with_worth,
+)
+from hapredict.monitoring.view import View
 from hapredict.monitoring.windows import Window, Windows
-from hapredict.registry.bundle import Bundle, Reference, unpack_counts
+from hapredict.monitoring.worth import Expected, measured
+from hapredict.registry.bundle import unpack_counts
 from hapredict.sections import DAY_S
 from hapredict.sections_live import MonitoringSpec
 from hapredict.serving.journal import WindowCounts
 
-_BINS_TOLD = 3
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What the monitor needs of one version: a bundle without its networks."""
-
-    number: int
-    schema: Schema
-    reference: Reference
-    rules: MonitoringSpec
-    features: tuple[str, ...]
-    bin_labels: tuple[tuple[str, ...], ...]
-    """A readable name for each bin of each feature."""
-
-    @staticmethod
-    def of(number: int, bundle: Bundle) -> "View":
-        """The view of the version `number` that `bundle` holds."""
-        plan = bundle.plan
-        return View(
-            number=number,
-            schema=bundle.schema,
-            reference=bundle.reference,
-            rules=bundle.spec.monitoring,
-            features=tuple(plan.features),
-            bin_labels=tuple(tuple(plan.bin_labels(name)) for name in plan.features),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "number": self.number,
-            "schema": self.schema.to_json(),
-            "reference": self.reference.to_json(),
-            "rules": self.rules.model_dump(mode="json"),
-            "features": self.features,
-            "bin_labels": self.bin_labels,
-        }
-
-    @staticmethod
-    def from_json(raw: Mapping[str, Any]) -> "View":
-        return View(
-            number=raw["number"],
-            schema=Schema.from_json(raw["schema"]),
-            reference=Reference.from_json(raw["reference"]),
-            rules=MonitoringSpec.model_validate(raw["rules"]),
-            features=tuple(raw["features"]),
-            bin_labels=tuple(tuple(labels) for labels in raw["bin_labels"]),
-        )
+ESTIMATE_WINDOWS = 7
+"""Newest stretches of `window_days` that the reported estimate is about: a week of days."""
 
 
 class Champion:
@@ -103,6 +68,24 @@ class Champion:
         self.scores = _detector(
             [reference.score_counts], reference.score_hourly, reference.score_usual, [True], rules
         )
+        level = rules.false_alarm_windows
+        self._watched = _rates_of(view)
+        self._rate_places = np.array([place for _, _, place in self._watched], np.int64)
+        self.rates = RateDetector(
+            np.array(reference.bins, np.int64)[self._rate_places],
+            np.full(len(self._watched), reference.rows),
+            rules.rate_tolerance,
+            level,
+        )
+        self.expected = Expected.of(reference)
+        expected = self.expected.baseline if self.expected else 0.0
+        self.expected_losses = LossDetector(
+            loss_bound(expected, reference.loss_rows, rules.loss_tolerance),
+            level,
+            rules.window_rows,
+            rules.window_days * DAY_S,
+        )
+        self.history = History(len(reference.score_counts), rules.window_days * DAY_S)
 
     def lower_baseline(self, view: View, own: tuple[float, int]) -> tuple[float, int]:
         """The stricter of this champion's baseline and a successor's `own`, as (mean, rows)."""
@@ -121,6 +104,18 @@ class Champion:
         for window in self.windows.add(counts, watermark_s):
             self._fold(window)
 
+    def add_losses(self, losses: ArrayLike, event_s: ArrayLike) -> None:
+        """Fold losses [labels] of predictions made at `event_s` [labels]."""
+        self.losses.add(losses, event_s)
+        self.history.add_losses(losses, event_s)
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What the newest scores let expect; None where nobody knows."""
+        if self.expected is None:
+            return None
+        return self.expected.estimate(self.history.newest(ESTIMATE_WINDOWS))
+
     def drift(self) -> Iterator[FeatureDrift]:
         """How far each feature, and last the score, is from the reference."""
         named = [(self.inputs, self.view.features), (self.scores, ("score",))]
@@ -134,34 +129,80 @@ class Champion:
                     windows=detector.windows,
                 )
 
-    def alarms(self) -> Iterator[Alarm]:
-        """The alarms that stand, the most harmful kind first."""
-        change = self.losses.change
-        if change is not None:
-            yield self._loss_alarm(change)
+    def alarms(self) -> tuple[Alarm, ...]:
+        """The alarms that stand, in the order in which to look at them."""
+        return ranked(with_worth(self._worth(alarm)) for alarm in self._found())
+
+    def _found(self) -> Iterator[Alarm]:
+        view = self.view
+        if (change := self.losses.change) is not None:
+            yield loss_alarm(
+                change,
+                self.baseline[0],
+                self.losses.bound,
+                version=view.number,
+                log_evidence=self.losses.log_evidence,
+            )
+        if self.expected is not None and (change := self.expected_losses.change) is not None:
+            yield estimate_alarm(
+                change,
+                self.expected.baseline,
+                self.expected_losses.bound,
+                version=view.number,
+                log_evidence=self.expected_losses.log_evidence,
+            )
+        for place, change in self.rates.changes.items():
+            kind, feature, _ = self._watched[place]
+            yield rate_alarm(
+                kind,
+                change,
+                float(self.rates.reference[place]),
+                float(self.rates.bound[place]),
+                feature=feature,
+                importance=view.importance(feature),
+                log_evidence=float(self.rates.log_evidence[place]),
+            )
         for change in self.scores.changes.values():
-            yield Alarm(
-                kind="score drift",
-                feature="",
-                at_s=change.at_s,
-                since_s=change.since_s,
-                effect=float(total_variation(change.live, change.expected)),
+            edges = view.reference.score_edges
+            yield moved_alarm(
+                "score drift",
+                change,
+                labels=score_labels(edges),
+                places=score_places(edges),
+                tolerance=float(self.scores.tolerance[0]),
                 log_evidence=float(self.scores.log_evidence[0]),
-                reason=self._moved("the scores", self.scores, 0, change, self._score_labels()),
             )
         for place, change in self.inputs.changes.items():
-            name = self.view.features[place]
-            yield Alarm(
-                kind="feature drift",
-                feature=name,
-                at_s=change.at_s,
-                since_s=change.since_s,
-                effect=float(total_variation(change.live, change.expected)),
+            yield moved_alarm(
+                "feature drift",
+                change,
+                feature=view.features[place],
+                importance=view.importance(view.features[place]),
+                labels=view.bin_labels[place],
+                places=view.places[place],
+                tolerance=float(self.inputs.tolerance[place]),
                 log_evidence=float(self.inputs.log_evidence[place]),
-                reason=self._moved(
-                    repr(name), self.inputs, place, change, self.view.bin_labels[place]
-                ),
             )
+
+    def _worth(self, alarm: Alarm) -> Alarm:
+        """The alarm with what the model was worth over the same stretch."""
+        if alarm.kind == "concept drift":
+            return alarm
+        since = self.history.since(alarm.since_s)
+        seen = measured(since)
+        told = self.expected.band(since.scores) if self.expected else None
+        harm = alarm.harm
+        if told is not None and alarm.kind != "estimated loss":
+            harm = told.harm(self.expected_losses.bound)
+        if seen is not None and (by_labels := seen.harm(self.losses.bound)) != "unknown":
+            harm = by_labels
+        return replace(
+            alarm,
+            harm=harm,
+            labels=seen.count if seen else 0,
+            loss_measured=seen.loss if seen else None,
+            loss_estimated=told.loss if told else alarm.loss_estimated,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All but the view of the version."""
@@ -171,6 +212,9 @@ class Champion:
             "inputs": self.inputs.to_json(),
             "scores": self.scores.to_json(),
             "losses": self.losses.to_json(),
+            "rates": self.rates.to_json(),
+            "expected_losses": self.expected_losses.to_json(),
+            "history": self.history.to_json(),
         }
 
     @staticmethod
@@ -182,6 +226,9 @@ class Champion:
         found.inputs.restore(raw["inputs"])
         found.scores.restore(raw["scores"])
         found.losses.restore(raw["losses"])
+        found.rates.restore(raw["rates"])
+        found.expected_losses.restore(raw["expected_losses"])
+        found.history.restore(raw["history"])
         return found
 
     def _set_baseline(self, baseline: tuple[float, int]) -> None:
@@ -203,50 +250,19 @@ class Champion:
                 weight=window.weight,
                 hours=window.hours,
             )
-
-    def _loss_alarm(self, change: Change) -> Alarm:
-        baseline, live = self.baseline[0], float(change.live[0])
-        return Alarm(
-            kind="concept drift",
-            feature="",
-            at_s=change.at_s,
-            since_s=change.since_s,
-            effect=live - baseline,
-            log_evidence=self.losses.log_evidence,
-            reason=(
-                f"the mean loss of v{self.view.number} rose from {baseline:.3f} to {live:.3f} over "
-                f"{change.rows} labels since {_day(change.since_s)} "
-                f"(up to {self.losses.bound:.3f} is tolerated)"
-            ),
+        self.rates.update(
+            window.bins[self._rate_places],
+            window.rows,
+            start_s=window.start_s,
+            end_s=window.end_s,
+            weight=window.weight,
         )
-
-    def _moved(
-        self,
-        what: str,
-        detector: DriftDetector,
-        place: int,
-        change: Change,
-        labels: tuple[str, ...],
-    ) -> str:
-        reference = change.expected
-        gap = np.abs(change.live - reference)
-        told = ", ".join(
-            f"{labels[i]} {'rose' if change.live[i] > reference[i] else 'fell'} from "
-            f"{_percent(reference[i])} to {_percent(change.live[i])}"
-            for i in np.argsort(-gap, kind="stable")[:_BINS_TOLD]
-            if gap[i] > 0.1 * gap.max()
-        )
-        return (
-            f"{what} moved by {_percent(0.5 * gap.sum())} over {change.rows} rows since "
-            f"{_day(change.since_s)} ({_percent(detector.tolerance[place])} is tolerated): {told}"
-        )
-
-    def _score_labels(self) -> tuple[str, ...]:
-        edges = [f"{edge:.3g}" for edge in self.view.reference.score_edges]
-        if not edges:
-            return ("any score",)
-        between = (f"{low} to {high}" for low, high in pairwise(edges))
-        return (f"below {edges[0]}", *between, f"{edges[-1]} and above")
+        self.history.add_scores(window.scores, window.start_s)
+        if self.expected is not None:
+            # the bins' order is no order in time: spread evenly, no part of a window is special
+            told = np.repeat(self.expected.losses, window.scores)
+            spread = np.random.default_rng(0).permutation(len(told))
+            self.expected_losses.add(told[spread], np.full(len(told), window.start_s))
 
 
 def _detector(
@@ -265,12 +281,12 @@ def _detector(
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
-
-
-def _day(at_s: float) -> str:
-    try:
-        return f"{datetime.fromtimestamp(at_s, tz=UTC):%Y-%m-%d}"
-    except (OverflowError, ValueError, OSError):  # a caller's event time far outside any calendar
-        return f"second {at_s:g}"
+def _rates_of(view: View) -> list[tuple[AlarmKind, str, int]]:
+    """What is watched for rising: kind, feature and flat place of its bin."""
+    found: list[tuple[AlarmKind, str, int]] = []
+    places = unusual_bins(view.bin_labels)
+    for feature, (missing, unseen) in zip(view.features, places, strict=True):
+        found.append(("missing values", feature, missing))
+        if unseen is not None:
+            found.append(("unseen values", feature, unseen))
+    return found

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from hapredict.data.schema import Schema
 from hapredict.errors import BadRequest, CorruptBundle, PermanentError
 from hapredict.monitoring.betting import PairedEvidence
-from hapredict.monitoring.champion import Champion, View
+from hapredict.monitoring.champion import Champion
 from hapredict.monitoring.label_blocks import Files
 from hapredict.monitoring.labels import Joined, LabelJoin
 from hapredict.monitoring.report import MonitorReport, Paired
+from hapredict.monitoring.view import View
 from hapredict.monitoring.windows import Watermark
 from hapredict.registry.bundle import Bundle
 from hapredict.registry.catalog import CatalogState
@@ -170,7 +171,8 @@ class Monitor:
             labels_late=self._join.late,
             labels_unreadable=self._unreadable,
             version=self._version,
-            alarms=tuple(champion.alarms()) if champion else (),
+            alarms=champion.alarms() if champion else (),
+            estimate=champion.estimate if champion else None,
             drift=tuple(champion.drift()) if champion else (),
             rows_late=champion.windows.rows_late if champion else 0,
             rows_foreign=champion.windows.rows_foreign if champion else 0,
@@ -300,7 +302,7 @@ class Monitor:
             mine = np.where(joined.versions == number, first, np.nan)
             mine = np.where(joined.other_versions == number, other, mine)
             held_rows = ~np.isnan(mine)
-            self._champion.losses.add(mine[held_rows], joined.event_s[held_rows])
+            self._champion.add_losses(mine[held_rows], joined.event_s[held_rows])
         self._compare(joined, first, other)
 
     def _compare(

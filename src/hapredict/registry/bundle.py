@@ -13,7 +13,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -66,6 +66,14 @@ class Reference:
     """`score_counts` by the hour, as `hourly`."""
     score_usual: tuple[float, ...] = ()
     """As `usual`, of the scores."""
+    score_losses: tuple[float, ...] = ()
+    """The mean loss that a row in each bin of scores lets expect; empty where nobody measured."""
+    score_loss_spreads: tuple[float, ...] = ()
+    """How far losses in each bin of scores lie from that, as a standard deviation."""
+    importance: Mapping[str, float] = field(default_factory=dict)
+    """Each feature's share in what the scores hang on; they sum to 1. Empty: nobody measured."""
+    slices: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
+    """Mean loss and its rows, by column of `monitoring.slices` and then by value."""
 
     def __post_init__(self) -> None:
         for name in ("bins", "score_counts"):
@@ -77,6 +85,14 @@ class Reference:
             object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("loss_mean", "loss_scale"):
             object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("score_losses", "score_loss_spreads"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        object.__setattr__(self, "importance", dict(self.importance))
+        slices = {
+            column: {value: (float(mean), int(rows)) for value, (mean, rows) in found.items()}
+            for column, found in self.slices.items()
+        }
+        object.__setattr__(self, "slices", slices)
         if any(low >= high for low, high in pairwise(edges)):
             message = f"score_edges must grow; got {list(edges)}"
             raise ValueError(message)
@@ -86,6 +102,10 @@ class Reference:
                 f"got {len(self.score_counts)} score_counts"
             )
             raise ValueError(message)
+        for name in ("score_losses", "score_loss_spreads"):
+            if len(getattr(self, name)) not in (0, len(self.score_counts)):
+                message = f"{name}: expected one of each bin of scores, or none"
+                raise ValueError(message)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
