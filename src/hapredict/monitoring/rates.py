@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hapredict.monitoring.evidence import NONE, Change, Floats, log_mean
+from hapredict.monitoring.evidence import NONE, Change, log_mean
+from hapredict.monitoring.seasons import Floats
 
 RISES = (0.02, 0.1, 0.4, 0.9)
 """What gamblers believe a risen rate to be, as shares of the way from its bound to 1."""

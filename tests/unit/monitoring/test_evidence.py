@@ -224,3 +224,14 @@ def test_idle_time_and_windows_of_no_duration_have_bounded_weights():
     assert evidence.time_weight(10 * 86_400, 86_400) == 1
     assert 0 < evidence.time_weight(0, 86_400) < 1e-3
     assert evidence.time_weight(21_600, 86_400) == 0.25
+
+
+def test_time_alone_raises_no_alarm():
+    """What is as it was for twenty times the level: idle gamblers must not count as evidence."""
+    chance = np.random.default_rng(3)
+    shares = np.full(10, 0.1)
+    detector = DriftDetector([50_000 * shares], 0.02, 20.0)
+    for day in range(400):
+        counts = chance.multinomial(500, shares)
+        detector.update(counts, start_s=day, end_s=day + 1, weight=1.0)
+        assert detector.changes == {}
