@@ -112,6 +112,8 @@ class MonitoringSpec(Section):
     bundle: a change holds from the next training on."""
     slice_values_max: int = Field(default=10, ge=1, le=100)
     """Values of each such column, the most frequent ones; the others are not watched apart."""
+    label_delay_tolerance: float = Field(default=0.1, ge=0, lt=1)
+    """Total variation of how long labels take that is nobody's concern."""
     label_delay_max_days: float = Field(default=60, gt=0)
     """Labels that arrive later than this after their prediction are stored but not joined."""
     rows_in_memory: int = Field(default=2_000_000, ge=1000)

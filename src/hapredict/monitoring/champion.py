@@ -1,11 +1,11 @@
 """One champion under watch: its reference, its detectors, and the alarms that they raise."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hapredict.monitoring.betting import LossDetector, loss_bound
 from hapredict.monitoring.effects import score_places, unusual_bins
@@ -13,7 +13,7 @@ from hapredict.monitoring.evidence import DriftDetector
 from hapredict.monitoring.history import History
 from hapredict.monitoring.rates import RateDetector
 from hapredict.monitoring.report import Alarm, AlarmKind, Estimate, FeatureDrift
-from hapredict.monitoring.seasons import MatchedShares
+from hapredict.monitoring.seasons import Floats, MatchedShares
 from hapredict.monitoring.sentences import (
     estimate_alarm,
     loss_alarm,
@@ -23,6 +23,7 @@ from hapredict.monitoring.sentences import (
     score_labels,
     with_worth,
 )
+from hapredict.monitoring.slices import SliceCodes, Slices
 from hapredict.monitoring.view import View
 from hapredict.monitoring.windows import Window, Windows
 from hapredict.monitoring.worth import Expected, measured
@@ -43,10 +44,12 @@ class Champion:
     regression compare only on the same scale.
     """
 
-    def __init__(self, view: View, earlier: "Champion | None" = None) -> None:
+    def __init__(self, view: View, codes: SliceCodes, earlier: "Champion | None" = None) -> None:
         self.view = view
         own = (view.reference.loss_mean, view.reference.loss_rows)
         self._set_baseline(own if earlier is None else earlier.lower_baseline(view, own))
+        alike = earlier is not None and earlier.alike(view)
+        self.slices: Slices = Slices(view, codes, earlier.slices if alike and earlier else None)
         rules, reference = view.rules, view.reference
         self.windows = Windows(
             view.number,
@@ -89,25 +92,29 @@ class Champion:
 
     def lower_baseline(self, view: View, own: tuple[float, int]) -> tuple[float, int]:
         """The stricter of this champion's baseline and a successor's `own`, as (mean, rows)."""
-        alike = view.schema.task == self.view.schema.task and (
-            view.schema.task != "regression"
-            or view.reference.loss_scale == self.view.reference.loss_scale
-        )
-        if not alike:
+        if not self.alike(view):
             return own
         # by what would be tolerated: a lucky mean of few rows is no lower baseline
         tolerance = view.rules.loss_tolerance
         return min(own, self.baseline, key=lambda one: loss_bound(one[0], one[1], tolerance))
+
+    def alike(self, view: View) -> bool:
+        """Whether losses of both can be compared."""
+        return view.schema.task == self.view.schema.task and (
+            view.schema.task != "regression"
+            or view.reference.loss_scale == self.view.reference.loss_scale
+        )
 
     def add_counts(self, counts: tuple[WindowCounts, ...], watermark_s: float) -> None:
         """Fold the counts of one part; windows that they close reach the detectors."""
         for window in self.windows.add(counts, watermark_s):
             self._fold(window)
 
-    def add_losses(self, losses: ArrayLike, event_s: ArrayLike) -> None:
-        """Fold losses [labels] of predictions made at `event_s` [labels]."""
+    def add_losses(self, losses: Floats, event_s: Floats, groups: NDArray[np.int16]) -> None:
+        """Fold losses [labels] of predictions made at `event_s`, with slices [labels, columns]."""
         self.losses.add(losses, event_s)
         self.history.add_losses(losses, event_s)
+        self.slices.add_losses(groups, losses, event_s)
 
     @property
     def estimate(self) -> Estimate | None:
@@ -129,9 +136,10 @@ class Champion:
                     windows=detector.windows,
                 )
 
-    def alarms(self) -> tuple[Alarm, ...]:
-        """The alarms that stand, in the order in which to look at them."""
-        return ranked(with_worth(self._worth(alarm)) for alarm in self._found())
+    def alarms(self, others: Iterable[Alarm] = ()) -> tuple[Alarm, ...]:
+        """The alarms that stand, with `others`, in the order in which to look at them."""
+        found = (*self._found(), *self.slices.alarms(), *others)
+        return ranked(with_worth(self._worth(alarm)) for alarm in found)
 
     def _found(self) -> Iterator[Alarm]:
         view = self.view
@@ -215,12 +223,13 @@ class Champion:
             "rates": self.rates.to_json(),
             "expected_losses": self.expected_losses.to_json(),
             "history": self.history.to_json(),
+            "slices": self.slices.to_json(),
         }
 
     @staticmethod
-    def from_json(view: View, raw: Mapping[str, Any]) -> "Champion":
+    def from_json(view: View, codes: SliceCodes, raw: Mapping[str, Any]) -> "Champion":
         """The champion that `to_json` wrote, with the view of its version."""
-        found = Champion(view)
+        found = Champion(view, codes)
         found._set_baseline((raw["baseline"][0], raw["baseline"][1]))
         found.windows.restore(raw["windows"])
         found.inputs.restore(raw["inputs"])
@@ -229,6 +238,7 @@ class Champion:
         found.rates.restore(raw["rates"])
         found.expected_losses.restore(raw["expected_losses"])
         found.history.restore(raw["history"])
+        found.slices = Slices.from_json(view, codes, raw["slices"])
         return found
 
     def _set_baseline(self, baseline: tuple[float, int]) -> None:

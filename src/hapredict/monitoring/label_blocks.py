@@ -30,7 +30,8 @@ class Files(Protocol):
 
 @dataclass(slots=True)
 class Block:
-    """Rows sorted by `key`, the hash of the prediction id; all arrays are [rows].
+    """Rows sorted by `key`, the hash of the prediction id; all arrays are [rows], or
+    [rows, width].
 
     `rows` holds the hashes of rows' own ids in ascending order, of equal ones the earliest event
     first, and `places` says where each of them is; both are empty where no row has an id.
@@ -43,6 +44,8 @@ class Block:
     scores: NDArray[np.float32]
     other_scores: NDArray[np.float32]
     labelled: NDArray[np.bool_]
+    groups: NDArray[np.int16]
+    """[rows, columns]: slices that the row belongs to, filled with -1."""
     rows: NDArray[np.uint64]
     places: NDArray[np.int32]
 
@@ -90,8 +93,14 @@ def row_keys(ids: Iterable[str | None]) -> NDArray[np.uint64]:
     return keys
 
 
-def block_of(part: PredictionPart, keys: NDArray[np.uint64], rows: NDArray[np.uint64]) -> Block:
+def block_of(
+    part: PredictionPart,
+    keys: NDArray[np.uint64],
+    rows: NDArray[np.uint64],
+    groups: NDArray[np.int16] | None = None,
+) -> Block:
     """The rows of a part, of which none has a label yet; `rows` may be empty."""
+    groups = np.zeros((len(keys), 0), np.int16) if groups is None else groups
     order = np.argsort(keys, kind="stable")
     # a row that does not say when it happened happened when it was asked for
     event_s = np.where(np.isfinite(part.event_s), part.event_s, part.at_s)
@@ -104,6 +113,7 @@ def block_of(part: PredictionPart, keys: NDArray[np.uint64], rows: NDArray[np.ui
             scores=part.scores[order].astype(np.float32),
             other_scores=part.other_scores[order].astype(np.float32),
             labelled=np.zeros(len(order), bool),
+            groups=groups[order],
             rows=rows,
             places=np.zeros(0, np.int32),
         ),
@@ -114,8 +124,14 @@ def block_of(part: PredictionPart, keys: NDArray[np.uint64], rows: NDArray[np.ui
 def merged(older: Block, newer: Block) -> Block:
     """The rows of both; of two predictions with one id, the first is the one that labels find."""
     width = max(older.scores.shape[1], newer.scores.shape[1])
+    columns = max(older.groups.shape[1], newer.groups.shape[1])
     pair = [
-        replace(b, scores=_wide(b.scores, width), other_scores=_wide(b.other_scores, width))
+        replace(
+            b,
+            scores=_wide(b.scores, width),
+            other_scores=_wide(b.other_scores, width),
+            groups=_wide_groups(b.groups, columns),
+        )
         for b in (older, newer)
     ]
     order = np.argsort(np.concatenate([b.key for b in pair]), kind="stable")
@@ -149,6 +165,12 @@ def stacked(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
     return found
 
 
+def stacked_groups(rows: Sequence[NDArray[np.int16]]) -> NDArray[np.int16]:
+    """Slices of rows below each other, filled with -1."""
+    columns = max(map(len, rows))
+    return np.concatenate([_wide_groups(row[None, :], columns) for row in rows])
+
+
 def _indexed(block: Block, rows: NDArray[np.uint64]) -> Block:
     """The block with an index over `rows`, which are in the order of its keys."""
     if not rows.any():
@@ -167,6 +189,10 @@ def _rows(block: Block) -> NDArray[np.uint64]:
 
 def _wide(scores: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return np.pad(scores, ((0, 0), (0, width - scores.shape[1])), constant_values=np.nan)
+
+
+def _wide_groups(groups: NDArray[np.int16], columns: int) -> NDArray[np.int16]:
+    return np.pad(groups, ((0, 0), (0, columns - groups.shape[1])), constant_values=-1)
 
 
 def _hashes(ids: Iterable[str], person: bytes) -> NDArray[np.uint64]:

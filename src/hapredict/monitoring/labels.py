@@ -29,6 +29,7 @@ from hapredict.monitoring.label_blocks import (
     prediction_keys,
     row_keys,
     stacked,
+    stacked_groups,
 )
 from hapredict.serving.journal import Label, PredictionPart
 
@@ -52,7 +53,8 @@ class Joined:
     """Predictions whose labels became known, in the order in which they did.
 
     `values` are the labels as callers sent them. `other_versions` is 0 where only one version
-    scored the row. Scores are [rows, width], NaN where a version has fewer outputs.
+    scored the row. Scores are [rows, width], NaN where a version has fewer outputs. `delay_s` is
+    how long each label took, and `groups` [rows, columns] holds the slices of its row.
     """
 
     values: tuple[Any, ...]
@@ -61,6 +63,8 @@ class Joined:
     scores: NDArray[np.float64]
     other_versions: NDArray[np.int64]
     other_scores: NDArray[np.float64]
+    delay_s: NDArray[np.float64]
+    groups: NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +131,13 @@ class LabelJoin:
         return sum(not label.sought for label in self._waiting.values())
 
     def add_predictions(
-        self, part: PredictionPart, delay_max_s: float, rows: Sequence[str | None] = ()
+        self,
+        part: PredictionPart,
+        delay_max_s: float,
+        rows: Sequence[str | None] = (),
+        groups: NDArray[np.int16] | None = None,
     ) -> Joined:
-        """Keep a part's rows, with their own ids if they have any.
+        """Keep a part's rows, with their own ids and slices [rows, columns] if they have any.
 
         The result are those whose labels were waiting.
         """
@@ -137,7 +145,7 @@ class LabelJoin:
             return _nothing()
         keys = prediction_keys(part.ids)
         own = row_keys(rows)
-        self._blocks.append(block_of(part, keys, own))
+        self._blocks.append(block_of(part, keys, own, groups))
         largest = self.rows_max // _BLOCKS_OF_MEMORY
         while len(self._blocks) > 1:
             older, newer = self._blocks[-2:]
@@ -306,7 +314,7 @@ def _meet(blocks: Sequence[Block], labels: Mapping[int, _Waiting], delay_max_s: 
         better = (at >= 0) & ((numbers < 0) | (of_row & (block.event_s[at] < event_s)))
         numbers[better], places[better] = number, at[better]
         event_s[better] = block.event_s[at][better]
-    found: list[tuple[Any, Block, int]] = []
+    found: list[tuple[_Waiting, Block, int]] = []
     missing: dict[int, _Waiting] = {}
     repeated = late = 0
     for (key, label), number, place in zip(
@@ -323,20 +331,22 @@ def _meet(blocks: Sequence[Block], labels: Mapping[int, _Waiting], delay_max_s: 
         if label.known_s - block.event_s[place] > delay_max_s:
             late += 1
         else:
-            found.append((label.value, block, place))
+            found.append((label, block, place))
     return _Met(_joined(found), missing, repeated, late)
 
 
-def _joined(found: Sequence[tuple[Any, Block, int]]) -> Joined:
+def _joined(found: Sequence[tuple[_Waiting, Block, int]]) -> Joined:
     if not found:
         return _nothing()
     return Joined(
-        values=tuple(value for value, _, _ in found),
+        values=tuple(label.value for label, _, _ in found),
         event_s=np.array([block.event_s[row] for _, block, row in found]),
         versions=np.array([block.version[row] for _, block, row in found], np.int64),
         scores=stacked([block.scores[row] for _, block, row in found]),
         other_versions=np.array([block.other[row] for _, block, row in found], np.int64),
         other_scores=stacked([block.other_scores[row] for _, block, row in found]),
+        delay_s=np.array([label.known_s - block.event_s[row] for label, block, row in found]),
+        groups=stacked_groups([block.groups[row] for _, block, row in found]),
     )
 
 
@@ -349,4 +359,5 @@ def _write(files: Files, folder: str, block: Block) -> str:
 
 def _nothing() -> Joined:
     none = np.zeros(0, np.int64)
-    return Joined((), np.zeros(0), none, np.zeros((0, 0)), none, np.zeros((0, 0)))
+    no_scores, no_groups = np.zeros((0, 0)), np.zeros((0, 0), np.int16)
+    return Joined((), np.zeros(0), none, no_scores, none, no_scores, np.zeros(0), no_groups)

@@ -20,9 +20,11 @@ from hapredict.data.schema import Schema
 from hapredict.errors import BadRequest, CorruptBundle, PermanentError
 from hapredict.monitoring.betting import PairedEvidence
 from hapredict.monitoring.champion import Champion
+from hapredict.monitoring.delays import WINDOWS, LabelDelays
 from hapredict.monitoring.label_blocks import Files
 from hapredict.monitoring.labels import Joined, LabelJoin
 from hapredict.monitoring.report import MonitorReport, Paired
+from hapredict.monitoring.slices import SliceCodes
 from hapredict.monitoring.view import View
 from hapredict.monitoring.windows import Watermark
 from hapredict.registry.bundle import Bundle
@@ -53,9 +55,12 @@ class Monitor:
         self._join = LabelJoin()
         self._views: dict[int, View] = {}
         self._champion: Champion | None = None
+        self._codes = SliceCodes()
+        self._delays: LabelDelays | None = None
         self._paired: dict[tuple[int, int], PairedEvidence] = {}
         self._labels: dict[int, int] = {}
         self._losses: dict[int, float] = {}
+        self._late = 0
         self._joined = 0
         self._unreadable = 0
 
@@ -67,7 +72,11 @@ class Monitor:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a part's table that `fold_predictions` looks at."""
-        return ()
+        if self._champion is None:
+            return ()
+        view = self._champion.view
+        own = () if view.schema.id is None else (view.schema.id,)
+        return tuple(dict.fromkeys((*own, *view.reference.slices)))
 
     def on_catalog(self, state: CatalogState, bundle_of: Callable[[int], Bundle]) -> None:
         """Follow the catalog: compare with the champion's reference, know who else scores.
@@ -90,7 +99,7 @@ class Monitor:
         if state.champion is None:
             self._champion = None
         else:
-            self._champion = Champion(self._views[state.champion], self._champion)
+            self._champion = Champion(self._views[state.champion], self._codes, self._champion)
             self._paired = {
                 pair: evidence
                 for pair, evidence in self._paired.items()
@@ -111,9 +120,15 @@ class Monitor:
             return False
         self._rows += part.rows
         self._watermark.advance(part.event_s)
+        groups = None
         if self._champion is not None and self._watermark.at_s is not None:
             self._champion.add_counts(part.windows, self._watermark.at_s)
-        self._learn(self._join.add_predictions(part, self._delay_max_s, self._row_ids(part)))
+            groups = self._champion.slices.of_rows(part.table, part.rows)
+            self._champion.slices.add_rows(groups)
+            self._delays = self._delays or self._new_delays(self._watermark.at_s)
+            self._delays.advance(self._watermark.at_s)
+        rows = self._row_ids(part)
+        self._learn(self._join.add_predictions(part, self._delay_max_s, rows, groups))
         self._forget()
         return True
 
@@ -159,7 +174,7 @@ class Monitor:
 
     def report(self) -> MonitorReport:
         """What is known now."""
-        champion = self._champion
+        champion, delays = self._champion, self._delays
         return MonitorReport(
             model=self.model,
             watermark_s=self._watermark.at_s,
@@ -171,7 +186,10 @@ class Monitor:
             labels_late=self._join.late,
             labels_unreadable=self._unreadable,
             version=self._version,
-            alarms=champion.alarms() if champion else (),
+            alarms=champion.alarms(delays.alarms if delays else ()) if champion else (),
+            label_delay_p50_days=_days(delays.quantile_s(0.5)) if delays else None,
+            label_delay_p95_days=_days(delays.quantile_s(0.95)) if delays else None,
+            slices=champion.slices.told() if champion else (),
             estimate=champion.estimate if champion else None,
             drift=tuple(champion.drift()) if champion else (),
             rows_late=champion.windows.rows_late if champion else 0,
@@ -196,6 +214,8 @@ class Monitor:
             "watermark": self._watermark.to_json(),
             "counts": [self._rows, self._joined, self._unreadable],
             "join": self._join.to_json(),
+            "codes": self._codes.names,
+            "delays": self._delays.to_json() if self._delays else None,
             "views": [view.to_json() for view in self._views.values()],
             "version": self._version,
             "champion": self._champion.to_json() if self._champion else None,
@@ -227,11 +247,15 @@ class Monitor:
         found._watermark = Watermark.from_json(state["watermark"])
         found._rows, found._joined, found._unreadable = state["counts"]
         found._join = LabelJoin.from_json(state["join"], arrays)
+        found._late = found._join.late
         views = [View.from_json(view) for view in state["views"]]
         found._views = {view.number: view for view in views}
+        found._codes = SliceCodes(state["codes"])
+        if state["delays"] is not None:
+            found._delays = LabelDelays.from_json(state["delays"])
         if state["champion"] is not None:
             view = found._views[state["version"]]
-            found._champion = Champion.from_json(view, state["champion"])
+            found._champion = Champion.from_json(view, found._codes, state["champion"])
         found._paired = {
             (low, high): PairedEvidence.from_json(raw) for low, high, raw in state["paired"]
         }
@@ -284,7 +308,21 @@ class Monitor:
         if self._watermark.at_s is not None:
             self._join.forget(self._watermark.at_s, self._delay_max_s)
 
+    def _new_delays(self, begin_s: float) -> LabelDelays:
+        rules = self._rules
+        return LabelDelays(
+            begin_s=begin_s,
+            unit_s=rules.window_days * DAY_S,
+            delay_max_s=self._delay_max_s,
+            tolerance=rules.label_delay_tolerance,
+            level=rules.false_alarm_windows / WINDOWS,
+        )
+
     def _learn(self, joined: Joined) -> None:
+        late, self._late = self._join.late - self._late, self._join.late
+        if self._delays is not None and (late or len(joined.delay_s)):
+            known_s = (joined.event_s + joined.delay_s).max(initial=self._watermark.at_s or 0.0)
+            self._delays.add(joined.delay_s, float(known_s), late)
         if not joined.values:
             return
         first = self._losses_of(joined.values, joined.versions, joined.scores)
@@ -302,7 +340,9 @@ class Monitor:
             mine = np.where(joined.versions == number, first, np.nan)
             mine = np.where(joined.other_versions == number, other, mine)
             held_rows = ~np.isnan(mine)
-            self._champion.add_losses(mine[held_rows], joined.event_s[held_rows])
+            self._champion.add_losses(
+                mine[held_rows], joined.event_s[held_rows], joined.groups[held_rows]
+            )
         self._compare(joined, first, other)
 
     def _compare(
@@ -337,6 +377,10 @@ class Monitor:
             if usable.any():
                 found[rows[usable]] = losses(view.schema.task, labels[usable], own[usable], scale)
         return found
+
+
+def _days(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / DAY_S
 
 
 def _label(schema: Schema, value: Any) -> float:

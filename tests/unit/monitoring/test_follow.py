@@ -1,6 +1,9 @@
+import io
 import itertools
+import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from hapredict.errors import StoreUnavailable
@@ -172,6 +175,22 @@ def test_a_damaged_snapshot_is_told_and_the_journal_read_again(store):
     follower = Follower(store, MODEL)
     assert follower.step() == 20
     assert snapshot_path(MODEL) in follower.detail
+
+
+def test_a_snapshot_of_an_older_format_is_made_anew_from_the_journal(store):
+    write_traffic(store)
+    first = Follower(store, MODEL)
+    first.step()
+    with np.load(io.BytesIO(first.monitor.to_bytes()), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    state = {**json.loads(arrays.pop("state").tobytes()), "format": 1}
+    file = io.BytesIO()
+    np.savez(file, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays)
+    store.put(snapshot_path(MODEL), file.getvalue())
+    follower = Follower(store, MODEL)
+    assert "format 1" in follower.detail
+    assert follower.step() == 20
+    assert follower.monitor.report() == first.monitor.report()
 
 
 def test_a_damaged_part_is_told_and_does_not_stop_its_source(store):
