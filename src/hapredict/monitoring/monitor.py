@@ -10,29 +10,29 @@ Losses are on the scale of the champion at the moment when the label is joined.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hapredict.data.schema import Schema
-from hapredict.errors import BadRequest, CorruptBundle, PermanentError
+from hapredict.errors import CorruptBundle, PermanentError
 from hapredict.monitoring.betting import PairedEvidence
 from hapredict.monitoring.champion import Champion
-from hapredict.monitoring.delays import WINDOWS, LabelDelays
+from hapredict.monitoring.joined_losses import joined_losses
 from hapredict.monitoring.label_blocks import Files
 from hapredict.monitoring.labels import Joined, LabelJoin
 from hapredict.monitoring.report import MonitorReport, Paired
 from hapredict.monitoring.slices import SliceCodes
+from hapredict.monitoring.upstream import Upstream
 from hapredict.monitoring.view import View
 from hapredict.monitoring.windows import Watermark
 from hapredict.registry.bundle import Bundle
 from hapredict.registry.catalog import CatalogState
 from hapredict.sections import DAY_S
 from hapredict.sections_live import MonitoringSpec
-from hapredict.serving.journal import NO_VERSION, Label, PredictionPart
-from hapredict.training.metrics import losses
+from hapredict.serving.journal import Label, PredictionPart
 
 _FORMAT = 2
 _VIEWS_MAX = 8
@@ -56,7 +56,8 @@ class Monitor:
         self._views: dict[int, View] = {}
         self._champion: Champion | None = None
         self._codes = SliceCodes()
-        self._delays: LabelDelays | None = None
+        self._upstream: Upstream | None = None
+        self._refused: Counter[str] = Counter()
         self._paired: dict[tuple[int, int], PairedEvidence] = {}
         self._labels: dict[int, int] = {}
         self._losses: dict[int, float] = {}
@@ -119,14 +120,15 @@ class Monitor:
         if not self._is_next("predictions", part.source, part.seq):
             return False
         self._rows += part.rows
+        self._refused.update(part.refused)
         self._watermark.advance(part.event_s)
         groups = None
         if self._champion is not None and self._watermark.at_s is not None:
             self._champion.add_counts(part.windows, self._watermark.at_s)
             groups = self._champion.slices.of_rows(part.table, part.rows)
             self._champion.slices.add_rows(groups)
-            self._delays = self._delays or self._new_delays(self._watermark.at_s)
-            self._delays.advance(self._watermark.at_s)
+            self._upstream = self._upstream or Upstream.of(self._rules, self._watermark.at_s)
+            self._upstream.add_rows(part.rows, part.refused, self._watermark.at_s)
         rows = self._row_ids(part)
         self._learn(self._join.add_predictions(part, self._delay_max_s, rows, groups))
         self._forget()
@@ -174,7 +176,7 @@ class Monitor:
 
     def report(self) -> MonitorReport:
         """What is known now."""
-        champion, delays = self._champion, self._delays
+        champion, upstream = self._champion, self._upstream
         return MonitorReport(
             model=self.model,
             watermark_s=self._watermark.at_s,
@@ -186,9 +188,10 @@ class Monitor:
             labels_late=self._join.late,
             labels_unreadable=self._unreadable,
             version=self._version,
-            alarms=champion.alarms(delays.alarms if delays else ()) if champion else (),
-            label_delay_p50_days=_days(delays.quantile_s(0.5)) if delays else None,
-            label_delay_p95_days=_days(delays.quantile_s(0.95)) if delays else None,
+            alarms=champion.alarms(upstream.alarms() if upstream else ()) if champion else (),
+            rows_refused=dict(self._refused),
+            label_delay_p50_days=upstream.delay_days(0.5) if upstream else None,
+            label_delay_p95_days=upstream.delay_days(0.95) if upstream else None,
             slices=champion.slices.told() if champion else (),
             estimate=champion.estimate if champion else None,
             drift=tuple(champion.drift()) if champion else (),
@@ -215,7 +218,8 @@ class Monitor:
             "counts": [self._rows, self._joined, self._unreadable],
             "join": self._join.to_json(),
             "codes": self._codes.names,
-            "delays": self._delays.to_json() if self._delays else None,
+            "upstream": self._upstream.to_json() if self._upstream else None,
+            "refused": dict(self._refused),
             "views": [view.to_json() for view in self._views.values()],
             "version": self._version,
             "champion": self._champion.to_json() if self._champion else None,
@@ -251,8 +255,9 @@ class Monitor:
         views = [View.from_json(view) for view in state["views"]]
         found._views = {view.number: view for view in views}
         found._codes = SliceCodes(state["codes"])
-        if state["delays"] is not None:
-            found._delays = LabelDelays.from_json(state["delays"])
+        if state["upstream"] is not None:
+            found._upstream = Upstream.from_json(state["upstream"])
+        found._refused = Counter(state["refused"])
         if state["champion"] is not None:
             view = found._views[state["version"]]
             found._champion = Champion.from_json(view, found._codes, state["champion"])
@@ -308,21 +313,10 @@ class Monitor:
         if self._watermark.at_s is not None:
             self._join.forget(self._watermark.at_s, self._delay_max_s)
 
-    def _new_delays(self, begin_s: float) -> LabelDelays:
-        rules = self._rules
-        return LabelDelays(
-            begin_s=begin_s,
-            unit_s=rules.window_days * DAY_S,
-            delay_max_s=self._delay_max_s,
-            tolerance=rules.label_delay_tolerance,
-            level=rules.false_alarm_windows / WINDOWS,
-        )
-
     def _learn(self, joined: Joined) -> None:
         late, self._late = self._join.late - self._late, self._join.late
-        if self._delays is not None and (late or len(joined.delay_s)):
-            known_s = (joined.event_s + joined.delay_s).max(initial=self._watermark.at_s or 0.0)
-            self._delays.add(joined.delay_s, float(known_s), late)
+        if self._upstream is not None:
+            self._upstream.add_labels(joined, late, self._watermark.at_s or 0.0)
         if not joined.values:
             return
         first = self._losses_of(joined.values, joined.versions, joined.scores)
@@ -363,31 +357,13 @@ class Monitor:
     def _losses_of(
         self, values: Sequence[Any], versions: NDArray[np.int64], scores: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Losses [rows]; NaN where there is no score or the label means nothing to the version."""
-        found = np.full(len(values), np.nan)
-        scale = self._champion.view.reference.loss_scale if self._champion else 1.0
-        for number in np.unique(versions[versions != NO_VERSION]).tolist():
-            view = self._views.get(number) or (self._champion.view if self._champion else None)
-            if view is None or view.schema.outputs > scores.shape[1]:
-                continue
-            rows = np.flatnonzero(versions == number)
-            labels = np.array([_label(view.schema, values[row]) for row in rows.tolist()])
-            own = scores[rows, : view.schema.outputs]
-            usable = ~np.isnan(labels) & np.isfinite(own).all(1)
-            if usable.any():
-                found[rows[usable]] = losses(view.schema.task, labels[usable], own[usable], scale)
-        return found
+        champion = self._champion.view if self._champion else None
+        scale = champion.reference.loss_scale if champion else 1.0
 
+        def view_of(number: int) -> View | None:
+            return self._views.get(number) or champion
 
-def _days(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds / DAY_S
-
-
-def _label(schema: Schema, value: Any) -> float:
-    try:
-        return schema.label_of(value)
-    except BadRequest:
-        return float("nan")
+        return joined_losses(values, versions, scores, view_of, scale)
 
 
 def _paired(low: int, high: int, evidence: PairedEvidence) -> Paired:

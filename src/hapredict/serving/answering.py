@@ -11,10 +11,10 @@ from hashlib import blake2b
 from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
-from hapredict.errors import TimedOut
+from hapredict.errors import SchemaMismatch, TimedOut
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.admission import Admission
-from hapredict.serving.answers import Answered, Columns, Part, Request
+from hapredict.serving.answers import Answered, Part, Request
 from hapredict.serving.batching import Batcher, Waiting
 from hapredict.serving.exchange import version_header
 from hapredict.serving.metrics import Metrics
@@ -47,6 +47,7 @@ class Predicts(Protocol):
         version: int | None = None,
         named: Sequence[tuple[int, int, str]] = (),
     ) -> Answered: ...
+    def refused(self, error: SchemaMismatch, rows: int) -> None: ...
     def after(self, answer: Any) -> None: ...
 
 
@@ -127,7 +128,7 @@ class Answering:
                     waiting = Waiting(len(lines), done, lines=lines, reader=reader)
                     return waiting, Request({}, len(lines))
             request = protocol.decode_request(body, rows_max, headers)
-            return Waiting(request.rows, done, table=self._table(request.columns)), request
+            return Waiting(request.rows, done, table=self._table(request)), request
 
         def done(part: Part | Exception) -> None:
             self._admission.leave(self._clock())
@@ -177,7 +178,7 @@ class Answering:
             future.take(part)
 
         def judge() -> tuple[Waiting, Request]:
-            return Waiting(request.rows, done, table=self._table(request.columns)), request
+            return Waiting(request.rows, done, table=self._table(request)), request
 
         self._submit(judge, request.version, deadline_s, request.key)
         return await future.value(self.written), request
@@ -200,8 +201,12 @@ class Answering:
         self._batcher.submit(waiting)
         return request
 
-    def _table(self, columns: Columns) -> Table:
-        return self._replica.schema.table(columns, time_required=self._time_required())
+    def _table(self, request: Request) -> Table:
+        try:
+            return self._replica.schema.table(request.columns, time_required=self._time_required())
+        except SchemaMismatch as error:
+            self._replica.refused(error, request.rows)
+            raise
 
     def _reader_of_now(self) -> Reader:
         schema, time_required = self._replica.schema, self._time_required()

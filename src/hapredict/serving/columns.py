@@ -1,6 +1,6 @@
 """Arrays as Arrow columns and back: the forms in which the journal keeps texts and scores."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,3 +44,14 @@ def matrix_of(lists: Any) -> NDArray[np.float64]:
         zero_copy_only=False
     )
     return matrix
+
+
+def stack(blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """[rows, width] blocks below each other, the narrower ones padded with NaN on the right."""
+    width = max((block.shape[1] for block in blocks), default=0)
+    stacked = np.full((sum(len(block) for block in blocks), width), np.nan)
+    row = 0
+    for block in blocks:
+        stacked[row : row + len(block), : block.shape[1]] = block
+        row += len(block)
+    return stacked

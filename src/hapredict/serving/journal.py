@@ -15,6 +15,7 @@ up windows without touching rows.
 import base64
 import json
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,7 +28,7 @@ from pyarrow import ipc, parquet
 from hapredict.data.schema import Schema, Table
 from hapredict.errors import CorruptBundle
 from hapredict.registry.store import decode_json, encode_json
-from hapredict.serving.columns import lists_column, matrix_of, text_column, values_column
+from hapredict.serving.columns import lists_column, matrix_of, stack, text_column, values_column
 
 NO_VERSION = 0
 """Stands in `other_versions` where a row was scored by one version only; versions start at 1."""
@@ -118,6 +119,8 @@ class PredictionPart:
     model: str = ""
     decisions: tuple[str | None, ...] = ()
     extras: Table = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Rows that did not fit the schema and so are not among these, by the column at fault."""
 
     @property
     def rows(self) -> int:
@@ -209,6 +212,7 @@ def merge(parts: Sequence[PredictionPart], *, source: str, seq: int, model: str)
         windows=add_windows(window for part in parts for window in part.windows),
         decisions=_decisions(parts),
         extras=join_tables([part.extras for part in parts], [part.rows for part in parts]),
+        refused=sum((Counter(part.refused) for part in parts), Counter()),
     )
 
 
@@ -233,17 +237,6 @@ def join_tables(tables: Sequence[Table], rows: Sequence[int]) -> Table:
         )
         for name, sample in samples.items()
     }
-
-
-def stack(blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """[rows, width] blocks below each other, the narrower ones padded with NaN on the right."""
-    width = max((block.shape[1] for block in blocks), default=0)
-    stacked = np.full((sum(len(block) for block in blocks), width), np.nan)
-    row = 0
-    for block in blocks:
-        stacked[row : row + len(block), : block.shape[1]] = block
-        row += len(block)
-    return stacked
 
 
 def encode(part: PredictionPart, schema: Schema | None = None) -> bytes:
@@ -360,6 +353,7 @@ def _arrow(part: PredictionPart, schema: Schema | None) -> Any:
         "seq": part.seq,
         "model": part.model,
         "windows": [window.to_json() for window in part.windows],
+        "refused": dict(part.refused),
     }
     return pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
 
@@ -398,4 +392,5 @@ def _part(table: Any, schema: Schema | None) -> PredictionPart:
             for name, column in columns.items()
             if name.startswith(_EXTRA)
         },
+        refused=metadata.get("refused", {}),
     )

@@ -11,10 +11,10 @@ Labels take one step: `add_labels` returns when they are in the store.
 """
 
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hapredict.data.schema import Schema
@@ -88,6 +88,7 @@ class Recorder:
         self._counting = threading.Lock()  # held for additions only, also by requests
         self._spooling = threading.Lock()
         self._shipping = threading.Lock()
+        self._refused: Counter[str] = Counter()
         self._waiting = 0
         self._rows = 0
         self._dropped = 0
@@ -105,6 +106,11 @@ class Recorder:
                 return
             self._waiting += rows
         self._added.append(answer)
+
+    def refuse(self, reason: str, rows: int) -> None:
+        """Count rows that were refused; the next report tells. Reasons are few, and bounded."""
+        with self._counting:
+            self._refused[reason] += rows
 
     def tick(self) -> None:
         """Append what was added to the spool. What the disk refuses is tried again next time."""
@@ -131,6 +137,7 @@ class Recorder:
         with self._shipping:
             try:
                 with self._spooling:
+                    self._append_refused()
                     self._spool.seal()
                     files = self._spool.sealed()
                 for file in files:
@@ -161,6 +168,19 @@ class Recorder:
         self.report(schema, rules)
         with self._shipping, self._spooling:
             self._spool.close()
+
+    def _append_refused(self) -> None:
+        """Put what was refused into the spool, as a part without rows. Raises OSError."""
+        with self._counting:
+            refused, self._refused = self._refused, Counter()
+        if not refused:
+            return
+        try:
+            self._spool.append(pack(refusals(self._source, self._model, refused)))
+        except OSError:
+            with self._counting:
+                self._refused.update(refused)
+            raise
 
     def _pack(self) -> None:
         """Turn the oldest answers into a record, as far as they come from the same routes."""
@@ -214,6 +234,12 @@ class Recorder:
             path = risk_path(self._model, part.source, part.seq)
             with suppress(Conflict):
                 self._store.put_new(path, encode_json({"warnings": found}))
+
+
+def refusals(source: str, model: str, refused: Mapping[str, int]) -> PredictionPart:
+    """A part that holds no row, and says how many were refused."""
+    part = merge((), source=source, seq=0, model=model)
+    return replace(part, refused=dict(refused))
 
 
 class _Group:

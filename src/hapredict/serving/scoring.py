@@ -21,6 +21,7 @@ from hapredict.data.values import canonical_text
 from hapredict.errors import BadRequest, Problem, SchemaMismatch, TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.registry.bundle import score_bin
+from hapredict.serving.columns import stack
 from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded
 from hapredict.serving.ids import ids_of_rows
@@ -29,7 +30,6 @@ from hapredict.serving.journal import (
     PredictionPart,
     WindowCounts,
     join_tables,
-    stack,
 )
 from hapredict.serving.routing import Split, route
 from hapredict.serving.said import decisions_of, extras_of

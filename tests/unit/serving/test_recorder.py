@@ -243,6 +243,32 @@ def test_rows_wait_in_memory_while_the_disk_is_full(store, routes, tmp_path, mon
     assert [part.ids for part in shipped(store)][-1] == answered(routes, "a-1").ids
 
 
+def test_refused_rows_are_told_by_the_next_report_even_where_none_was_answered(
+    store, routes, tmp_path, monkeypatch
+):
+    recorder = Recorder(store, MODEL, "r1", tmp_path, fault=no_fault)
+    recorder.refuse("distance", 3)
+    recorder.refuse("distance", 2)
+    recorder.refuse("carrier", 1)
+    recorder.report(SCHEMA)
+    recorder.add(answered(routes, "one", 2))
+    recorder.refuse("distance", 7)
+    with monkeypatch.context() as full:
+        full.setattr(recorder_module.Spool, "append", _full)
+        recorder.report(SCHEMA)
+        assert recorder.state().trouble
+    recorder.report(SCHEMA)
+    first, second = shipped(store)
+    assert (first.rows, first.refused) == (0, {"distance": 5, "carrier": 1})
+    assert (second.rows, second.refused) == (2, {"distance": 7})
+    recorder.report(SCHEMA)
+    assert len(shipped(store)) == 2
+
+
+def _full(*_args):
+    raise OSError("no space left")
+
+
 def test_rows_that_cannot_be_recorded_do_not_stop_the_others(store, routes, tmp_path):
     faults = []
     recorder = Recorder(store, MODEL, "a", tmp_path, fault=faults.append)
