@@ -11,6 +11,7 @@ from hapredict.control.hold_out import check_slices
 from hapredict.control.ray_cluster import controller_status
 from hapredict.control.ray_embedded import find
 from hapredict.control.show import moment
+from hapredict.control.show_monitor import monitor_json
 from hapredict.control.specs import home_store
 from hapredict.data.ray_dataset import find_files, open_dataset, survey
 from hapredict.errors import HapredictError, NotFound
@@ -65,21 +66,7 @@ def status_of(home: Path, model: str) -> dict[str, Any]:
 
 def _monitor(model: str) -> dict[str, Any]:
     report = MonitorReport.from_json(ray.get(find_monitor(model).report.remote(), timeout=10))
-    drift = sorted(report.drift, key=lambda one: -one.log_evidence)[:5]
-    return {
-        "watermark": moment(report.watermark_s or 0.0),
-        "rows": report.rows,
-        "labels_joined": report.labels_joined,
-        "labels_pending": report.labels_pending,
-        "labels_unmatched": report.labels_unmatched,
-        "loss_by_version": {f"v{n}": loss for n, loss in sorted(report.loss_by_version.items())},
-        "alarms": [alarm.reason for alarm in report.alarms],
-        "strongest_drift": [
-            {"feature": one.feature, "effect": one.effect, "log_evidence": one.log_evidence}
-            for one in drift
-        ],
-        "trouble": report.detail,
-    }
+    return monitor_json(report)
 
 
 def _or_error(look: Any) -> Any:
