@@ -61,16 +61,15 @@ class Champion:
         ends = np.cumsum([len(labels) for labels in view.bin_labels])[:-1]
         counts = np.split(np.array(reference.bins, np.int64), ends) if view.features else []
         numbers = len(view.schema.numbers)
+        self._matched = _matched(counts, reference.hourly, rules)
+        self._matched_scores = _matched([reference.score_counts], reference.score_hourly, rules)
         self.inputs = _detector(
-            counts,
-            reference.hourly,
+            self._matched,
             reference.usual,
             [place < numbers for place in range(len(counts))],
             rules,
         )
-        self.scores = _detector(
-            [reference.score_counts], reference.score_hourly, reference.score_usual, [True], rules
-        )
+        self.scores = _detector(self._matched_scores, reference.score_usual, [True], rules)
         level = rules.false_alarm_windows
         self._watched = _rates_of(view)
         self._rate_places = np.array([place for _, _, place in self._watched], np.int64)
@@ -260,31 +259,40 @@ class Champion:
                 weight=window.weight,
                 hours=window.hours,
             )
+        shares, _ = self._matched.at(window.hours)
         self.rates.update(
             window.bins[self._rate_places],
             window.rows,
             start_s=window.start_s,
             end_s=window.end_s,
             weight=window.weight,
+            usual=shares[self._matched.held][self._rate_places],
         )
         self.history.add_scores(window.scores, window.start_s)
         if self.expected is not None:
+            of_hours, _ = self._matched_scores.at(window.hours)
+            usual = float(of_hours[0] @ self.expected.losses)
+            # hours that are always harder are no news
+            losses = self.expected.losses * min(1.0, self.expected.baseline / max(usual, 1e-9))
             # the bins' order is no order in time: spread evenly, no part of a window is special
-            told = np.repeat(self.expected.losses, window.scores)
+            told = np.repeat(losses, window.scores)
             spread = np.random.default_rng(0).permutation(len(told))
             self.expected_losses.add(told[spread], np.full(len(told), window.start_s))
 
 
+def _matched(counts: Sequence[ArrayLike], hourly: str, rules: MonitoringSpec) -> MatchedShares:
+    by_hour = unpack_counts(hourly if rules.seasons else "", sum(map(np.size, counts)))
+    return MatchedShares(counts, by_hour)
+
+
 def _detector(
-    counts: Sequence[ArrayLike],
-    hourly: str,
+    expected: MatchedShares,
     usual: tuple[float, ...],
     ordered: Sequence[bool],
     rules: MonitoringSpec,
 ) -> DriftDetector:
-    by_hour = unpack_counts(hourly if rules.seasons else "", sum(map(np.size, counts)))
     return DriftDetector(
-        MatchedShares(counts, by_hour),
+        expected,
         np.maximum(rules.drift_tolerance, usual or 0.0),
         rules.false_alarm_windows,
         ordered=ordered,

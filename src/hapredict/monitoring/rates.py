@@ -39,9 +39,7 @@ class RateDetector:
         error = _ERRORS * np.sqrt(self.reference * (1 - self.reference) / np.maximum(total, 1))
         self.bound = np.minimum(self.reference + np.maximum(tolerance, error), 1 - 1e-6)
         self.threshold = float(np.log(max(level, 1.0) * max(self.rates, 1)))
-        believed = self.bound + np.array(RISES)[:, None] * (1 - self.bound)
-        self._gain_hit = np.log(believed / self.bound)
-        self._gain_miss = np.log((1 - believed) / (1 - self.bound))
+        self._slack = self.bound - self.reference
         self.windows = 0
         per_bet = (len(RISES), self.rates)
         self._wealth = np.full(per_bet, NONE)
@@ -54,15 +52,27 @@ class RateDetector:
         self._calm = np.zeros(self.rates, np.int64)
 
     def update(
-        self, counts: ArrayLike, rows: ArrayLike, *, start_s: float, end_s: float, weight: float
+        self,
+        counts: ArrayLike,
+        rows: ArrayLike,
+        *,
+        start_s: float,
+        end_s: float,
+        weight: float,
+        usual: ArrayLike = 0.0,
     ) -> None:
         """Fold one window: hits [rates] among `rows` [rates] between two times.
 
-        `weight` > 0 is how much time the window stands for.
+        `weight` > 0 is how much time the window stands for. `usual` [rates] is what is usual at its
+        hours; where that is more than the reference, bounds are higher for this window. Neither may
+        depend on the counts.
         """
         hits = np.asarray(counts, np.float64)
         total = np.broadcast_to(np.asarray(rows, np.float64), hits.shape)
-        gain = hits * self._gain_hit + (total - hits) * self._gain_miss
+        bound = np.minimum(np.maximum(self.reference, usual) + self._slack, 1 - 1e-6)
+        believed = bound + np.array(RISES)[:, None] * (1 - bound)
+        gain = hits * np.log(believed / bound)
+        gain += (total - hits) * np.log((1 - believed) / (1 - bound))
         self._wealth = np.logaddexp(self._wealth, np.log(weight)) + gain
         fresh = self._run <= 0
         self._run_start[fresh] = start_s
@@ -75,8 +85,7 @@ class RateDetector:
         crossed = ~self._alarmed & (self.log_evidence > self.threshold)
         self._alarmed |= crossed
         self._alarm_at[crossed] = end_s
-        luck = 2 * np.sqrt(self.bound * (1 - self.bound) * total)
-        calm = hits <= self.bound * total + luck
+        calm = hits <= bound * total + 2 * np.sqrt(bound * (1 - bound) * total)
         self._calm = np.where(calm & ~crossed, self._calm + 1, 0)
         over = self._alarmed & (self._calm >= CALM_WINDOWS)
         self._alarmed &= ~over

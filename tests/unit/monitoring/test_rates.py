@@ -68,6 +68,18 @@ def test_a_repaired_pipeline_is_believed_after_a_few_windows_and_watched_again()
     assert feed(found, [1.0, 0.05], 5, first=20) == 1
 
 
+def test_what_is_usual_at_an_hour_is_no_news_and_more_than_that_is():
+    """A column that half of the night's rows lack."""
+    found = detector()
+    for seed, (rate, news) in enumerate([(0.5, False), (0.6, True)]):
+        chance = np.random.default_rng(seed)
+        for day in range(60):
+            hits = chance.binomial(ROWS, [rate, 0.05])
+            times = {"start_s": float(day), "end_s": day + 1.0, "weight": 1.0}
+            found.update(hits, ROWS, **times, usual=[0.5, 0.05])
+        assert bool(found.changes) == news
+
+
 def test_a_small_reference_is_not_believed_to_the_digit():
     """40 rows without a missing value do not say that a twentieth would be news."""
     assert detector((0.0,), rows=40, tolerance=0.0).bound[0] > 0.05
