@@ -97,7 +97,9 @@ class Follower:
 
     def look(self) -> None:
         """Look for labels whose rows are no longer in memory. Raises StoreUnavailable."""
-        self.unsaved += self.monitor.look(self._store)
+        found = self.monitor.look(self._store)
+        self.unsaved += found
+        self.changes += found
 
     def step(self, parts_max: int = 1000, *, everywhere: bool = True) -> int:
         """Look at the catalog, then fold at most so many parts; returns how many were folded.
