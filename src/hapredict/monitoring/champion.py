@@ -44,7 +44,13 @@ class Champion:
     regression compare only on the same scale.
     """
 
-    def __init__(self, view: View, codes: SliceCodes, earlier: "Champion | None" = None) -> None:
+    def __init__(
+        self,
+        view: View,
+        earlier: "Champion | None" = None,
+        codes: SliceCodes | None = None,
+    ) -> None:
+        codes = codes or SliceCodes()
         self.view = view
         own = (view.reference.loss_mean, view.reference.loss_rows)
         self._set_baseline(own if earlier is None else earlier.lower_baseline(view, own))
@@ -228,7 +234,7 @@ class Champion:
     @staticmethod
     def from_json(view: View, codes: SliceCodes, raw: Mapping[str, Any]) -> "Champion":
         """The champion that `to_json` wrote, with the view of its version."""
-        found = Champion(view, codes)
+        found = Champion(view, codes=codes)
         found._set_baseline((raw["baseline"][0], raw["baseline"][1]))
         found.windows.restore(raw["windows"])
         found.inputs.restore(raw["inputs"])

@@ -100,7 +100,7 @@ class Monitor:
         if state.champion is None:
             self._champion = None
         else:
-            self._champion = Champion(self._views[state.champion], self._codes, self._champion)
+            self._champion = Champion(self._views[state.champion], self._champion, self._codes)
             self._paired = {
                 pair: evidence
                 for pair, evidence in self._paired.items()
