@@ -205,8 +205,9 @@ class Champion:
         seen = measured(since)
         told = self.expected.band(since.scores) if self.expected else None
         harm = alarm.harm
-        if told is not None and alarm.kind != "estimated loss":
-            harm = told.harm(self.expected_losses.bound)
+        # an estimate cannot acquit: it is blind to what changed beyond the scores
+        if told is not None and told.harm(self.expected_losses.bound) == "worse":
+            harm = "worse"
         if seen is not None and (by_labels := seen.harm(self.losses.bound)) != "unknown":
             harm = by_labels
         return replace(

@@ -73,7 +73,8 @@ class Alarm:
     """The feature's share in what the scores hang on; over all features it sums to 1. 0 where the
     alarm is not about one feature."""
     harm: Harm = "unknown"
-    """By the labels of the same stretch where there are enough, else by the estimate."""
+    """By the labels of the same stretch. While they do not decide, the estimate may say "worse",
+    and never "none": it does not see what changed beyond the scores."""
     labels: int = 0
     """Labels that `harm` and `loss_measured` rest on."""
     loss_measured: float | None = None

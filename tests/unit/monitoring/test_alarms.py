@@ -127,16 +127,25 @@ def test_drift_in_a_model_that_became_worse_is_called_harmful():
     assert report.alarms[0].kind == "concept drift"
 
 
-def test_without_labels_harm_is_judged_by_the_estimate():
-    bundle = bundle_of(loss_tolerance=0.02)
-    monitor = monitor_of(bundle)
+def test_without_labels_nothing_is_called_harmless():
+    """An estimate does not see what changed beyond the scores, and so cannot acquit."""
+    monitor = monitor_of()
     silent = lambda part: ()  # noqa: E731
-    live(monitor, 5, labels=silent, bundle=bundle)
-    found = live(monitor, 30, 5, distance=1000.0, labels=silent, bundle=bundle)
+    live(monitor, 5, labels=silent)
+    found = live(monitor, 30, 5, distance=1000.0, labels=silent)
     drift = {alarm.kind: alarm for alarm in found.alarms}["feature drift"]
     assert (drift.labels, drift.loss_measured) == (0, None)
     assert drift.loss_estimated == pytest.approx(1 / 6, abs=0.01)
-    assert drift.harm == "none"
+    assert drift.harm == "unknown"
+    assert "cannot be told yet (an estimated loss of 0.1" in drift.reason
+
+
+def test_without_labels_drift_is_called_harmful_where_the_scores_expect_it():
+    monitor = monitor_of()
+    silent = lambda part: ()  # noqa: E731
+    live(monitor, 5, labels=silent)
+    found = live(monitor, 30, 5, distance=1000.0, labels=silent, scores=0.5)
+    assert {alarm.kind: alarm for alarm in found.alarms}["feature drift"].harm == "worse"
 
 
 def test_scores_that_became_unsure_raise_the_estimate_before_any_label():
