@@ -8,7 +8,7 @@ import pytest
 from hapredict.features.plan import count_bins
 from hapredict.monitoring.monitor import Monitor
 from hapredict.monitoring.report import INCIDENTS
-from hapredict.registry.bundle import score_bin
+from hapredict.registry.bundle import pack_counts, score_bin
 from hapredict.sections import DAY_S
 from tests.support.bundles import MODEL, START_S
 from tests.support.live import bundle_of, labels_of, part_of, state_of
@@ -196,3 +196,24 @@ def test_without_a_measured_importance_all_features_count_alike():
     live(monitor, 5, bundle=bundle)
     (alarm,) = live(monitor, 5, 5, distance=1000.0, bundle=bundle).alarms
     assert alarm.importance == 1 / len(bundle.plan.features)
+
+
+def test_hours_that_are_always_harder_are_no_news():
+    """Scores near 0.5 at night, as the reference has them by the hour, and sure ones by day."""
+    reference = BUNDLE.reference
+    night = np.zeros((24, len(reference.score_counts)), np.int64)
+    night[:12] = (40, 0, 0, 40)
+    night[12:] = (0, 40, 40, 0)
+    hourly = replace(
+        reference,
+        score_counts=tuple(night.sum(0).tolist()),
+        score_hourly=pack_counts(night),
+    )
+    bundle = replace(BUNDLE, reference=hourly)
+    monitor = monitor_of(bundle)
+    for seq in range(1, 41):
+        hour = (START_S + seq * DAY_S / 2) // 3600 % 24
+        scores = 0.5 if hour >= 12 else 0.9
+        part = put(bundle, part_of(bundle, seq, day=seq / 2, rows=500, scores=scores))
+        monitor.fold_predictions(part)
+    assert "estimated loss" not in {alarm.kind for alarm in monitor.report().alarms}

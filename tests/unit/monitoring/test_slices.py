@@ -8,7 +8,7 @@ import pytest
 from hapredict.errors import CorruptBundle
 from hapredict.monitoring.monitor import Monitor
 from hapredict.sections import DAY_S
-from hapredict.serving.journal import Label
+from hapredict.serving.journal import Label, decode, encode
 from tests.support.bundles import MODEL
 from tests.support.live import bundle_of, labels_of, part_of, state_of
 
@@ -152,3 +152,11 @@ def test_a_snapshot_of_an_older_format_is_refused_and_so_rebuilt():
     np.savez(file, state=np.frombuffer(old, np.uint8), **arrays)
     with pytest.raises(CorruptBundle, match="format 1, expected"):
         Monitor.from_bytes(file.getvalue())
+
+
+def test_a_part_that_is_read_for_the_monitor_alone_has_what_slices_need():
+    monitor = monitor_of()
+    assert set(monitor.columns) == {"order", "carrier"}
+    part = decode(encode(part_of(ONE, 1, rows=50)), columns=monitor.columns)
+    monitor.fold_predictions(part)
+    assert sum(found.rows for found in monitor.report().slices) > 0
