@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
-from hapredict.errors import SchemaMismatch, TemporaryError, UnknownName
+from hapredict.errors import TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.features.typical import typical
 from hapredict.serving.asgi import App
@@ -120,8 +120,8 @@ class FakeReplica:
         )
         return replace(found, ids=with_keys(found.ids, named)) if named else found
 
-    def refused(self, error: SchemaMismatch, rows: int) -> None:
-        self.refusals.append((error.problems[0].where, rows))
+    def refused(self, column: str, rows: int) -> None:
+        self.refusals.append((column, rows))
 
     def explain(
         self, table: Table, *, version: int | None = None, baseline: Baseline = "typical"

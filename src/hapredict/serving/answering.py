@@ -47,7 +47,7 @@ class Predicts(Protocol):
         version: int | None = None,
         named: Sequence[tuple[int, int, str]] = (),
     ) -> Answered: ...
-    def refused(self, error: SchemaMismatch, rows: int) -> None: ...
+    def refused(self, column: str, rows: int) -> None: ...
     def after(self, answer: Any) -> None: ...
 
 
@@ -205,7 +205,7 @@ class Answering:
         try:
             return self._replica.schema.table(request.columns, time_required=self._time_required())
         except SchemaMismatch as error:
-            self._replica.refused(error, request.rows)
+            self._replica.refused(_column_at_fault(error, self._replica.schema), request.rows)
             raise
 
     def _reader_of_now(self) -> Reader:
@@ -263,3 +263,11 @@ class _Future(Generic[T]):
 
 def _later(work: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_soon(work)
+
+
+def _column_at_fault(error: SchemaMismatch, schema: Schema) -> str:
+    # "rows[3].distance" is about distance; names that nobody knows must not fill any memory
+    name = error.problems[0].where if error.problems else ""
+    name = name.partition("].")[2] or name
+    known = {column.name for column in schema.features} | {schema.time, schema.id}
+    return name if name in known else "unknown fields"

@@ -16,14 +16,7 @@ from typing import Any
 
 from hapredict.data.schema import Schema, Table
 from hapredict.data.values import TEXT_MAX
-from hapredict.errors import (
-    BadRequest,
-    Conflict,
-    GateRefused,
-    HapredictError,
-    SchemaMismatch,
-    TemporaryError,
-)
+from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
 from hapredict.features.typical import typical
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, encode_json
@@ -82,6 +75,8 @@ class Replica:
         self._timer = timer
         self._catalog = Catalog(store, model)
         self._recorder = Recorder(store, model, source, spool / model, fault=self._fault)
+        self.refused = self._recorder.refuse
+        """Count rows that do not fit the schema, by the column at fault."""
         self._labels = LabelWriter(store, model, source)
         self._refreshing = threading.Lock()
         self._routes: Routes | None = None
@@ -210,10 +205,6 @@ class Replica:
     def after(self, answer: Answer) -> None:
         """Record an answer, once it is written. What it costs is paid by the next `tick`."""
         self._recorder.add(answer)
-
-    def refused(self, error: SchemaMismatch, rows: int) -> None:
-        """Count rows that do not fit the schema, by the first column that is at fault."""
-        self._recorder.refuse(_column_at_fault(error, self.schema), rows)
 
     def feedback(self, labels: Sequence[Label]) -> None:
         """Blocks; the labels are durable when it returns.
@@ -382,14 +373,6 @@ def _kept(loaded: Mapping[int, Loaded], needed: set[int], kept: int) -> dict[int
     spare = sorted(set(loaded) - needed, reverse=True)
     room = max(0, kept - len(needed & set(loaded)))
     return {n: v for n, v in sorted(loaded.items()) if n in needed or n in spare[:room]}
-
-
-def _column_at_fault(error: SchemaMismatch, schema: Schema) -> str:
-    # "rows[3].distance" is about distance; names that nobody knows must not fill any memory
-    name = error.problems[0].where if error.problems else ""
-    name = name.partition("].")[2] or name
-    known = {column.name for column in schema.features} | {schema.time, schema.id}
-    return name if name in known else "unknown fields"
 
 
 def _check_label(routes: Routes, label: Label, where: str) -> None:
