@@ -157,10 +157,11 @@ def status(home: Path, model: str | None, output: str) -> None:
     """Show what serves, what is watched, and what control waits for."""
     from hapredict.control.ray_embedded import connect
     from hapredict.control.ray_status import status_of
+    from hapredict.control.show_monitor import status_text
 
     connect(home)
     found = status_of(home, only_model(home, model))
-    show(output, found, lambda: lines(found))
+    show(output, found, lambda: status_text(found))
 
 
 @cli.command()

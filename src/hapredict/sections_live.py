@@ -93,20 +93,40 @@ class MonitoringSpec(Section):
     loss_window_labels: int = Field(default=50, ge=10)
     """Labels that close a window of the loss detector."""
     false_alarm_days: float = Field(default=90, gt=0)
-    """At most one false alarm in so many days, per detector."""
+    """At most one false alarm in so many days among all features, one about the scores and one
+    about the loss."""
     drift_tolerance: float = Field(default=0.02, ge=0, lt=1)
     """Total variation between live and reference shares that is nobody's concern. Never less than
-    the reference's own sampling error."""
+    the reference's own sampling error, nor than what is usual between its own stretches of time."""
+    seasons: bool = True
+    """Compare live rows with the reference's rows of the same hour of day and of week (UTC), as far
+    as those differ. Turn it off where `data.time` is not the time at which predictions are asked
+    for. It needs `data.time`."""
     loss_tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
+    rate_tolerance: float = Field(default=0.02, ge=0, lt=1)
+    """Rise of the share of missing values, of unseen ones or of refused rows that is nobody's
+    concern."""
     slices: tuple[str, ...] = ()
     """Category columns, such as `origin`, for whose values losses are watched each by itself: a
     model that is bad for one airport only is not seen in the mean. They are those of the model's
     bundle: a change holds from the next training on."""
     slice_values_max: int = Field(default=10, ge=1, le=100)
     """Values of each such column, the most frequent ones; the others are not watched apart."""
+    label_delay_tolerance: float = Field(default=0.1, ge=0, lt=1)
+    """Total variation of how long labels take that is nobody's concern."""
     label_delay_max_days: float = Field(default=60, gt=0)
     """Labels that arrive later than this after their prediction are stored but not joined."""
+    rows_in_memory: int = Field(default=2_000_000, ge=1000)
+    """Rows that wait for their labels in the monitor's memory, at some 50 bytes each; older ones
+    wait in files, and their labels are joined some seconds later."""
+    inference_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of keys whose rows are kept in the inference table, the same on all replicas. Below 1
+    training learns from no more than these."""
+    compact_s: float = Field(default=300, gt=0)
+    """Seconds of wall time between two moves of rows and labels from the journal into the table."""
+    retention_days: float = Field(default=365, gt=0)
+    """Days of wall time after their arrival that rows and labels stay in the table."""
 
     @property
     def false_alarm_windows(self) -> float:

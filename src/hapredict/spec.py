@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from hapredict.errors import Problem, SpecError
 from hapredict.sections import DataSpec, FeatureSpec, Section, TrainingSpec, TuningSpec
+from hapredict.sections_alerts import AlertsSpec
 from hapredict.sections_live import AvailabilitySpec, ControlSpec, MonitoringSpec, ServingSpec
 
 _FORM = re.compile(r"^(constrained-|literal\[|function-|dict\[|tuple\[|WorkerRange$|float$|int$)")
@@ -32,6 +33,7 @@ class Spec(Section):
     monitoring: MonitoringSpec = MonitoringSpec()
     control: ControlSpec = ControlSpec()
     availability: AvailabilitySpec = AvailabilitySpec()
+    alerts: AlertsSpec = AlertsSpec()
 
     @model_validator(mode="after")
     def _check(self) -> "Spec":

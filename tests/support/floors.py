@@ -18,8 +18,10 @@ PACKAGE = "hapredict"
 ORDER = (
     "errors",
     "plugins",
+    "expressions",
     "sections",
     "sections_policy",
+    "sections_alerts",
     "sections_live",
     "spec",
     "data",

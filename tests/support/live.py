@@ -12,7 +12,7 @@ import numpy as np
 
 from hapredict.data.schema import Schema
 from hapredict.features.plan import count_bins
-from hapredict.monitoring.champion import View
+from hapredict.monitoring.view import View
 from hapredict.registry.bundle import Bundle, Reference, score_bin
 from hapredict.registry.catalog import CatalogState, Version, publish
 from hapredict.sections import DAY_S
@@ -29,10 +29,17 @@ from hapredict.serving.journal import (
 from tests.support.bundles import MODEL, START_S, plan_of, schema_of, spec_of, table_of
 
 SCORE_EDGES = (0.25, 0.5, 0.75)
+SCORE_LOSSES = (5 / 48, 11 / 48, 11 / 48, 5 / 48)
+"""Means of p (1 - p) between these edges, for uniform scores."""
 
 
 def bundle_of(
-    number: int = 1, *, loss_mean: float = 1 / 6, schema: Schema | None = None, **monitoring
+    number: int = 1,
+    *,
+    loss_mean: float = 1 / 6,
+    schema: Schema | None = None,
+    importance: dict[str, float] | None = None,
+    **monitoring,
 ) -> Bundle:
     """A bundle without networks; the reference's scores are 400 rows a quarter.
 
@@ -57,6 +64,9 @@ def bundle_of(
             loss_rows=20_000,
             loss_scale=1.0,
             rows=1600,
+            score_losses=SCORE_LOSSES,
+            score_loss_spreads=(0.2, 0.15, 0.15, 0.2),
+            importance=importance or {},
         ),
         network_onnx=b"",
         source=b"",

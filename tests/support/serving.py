@@ -87,6 +87,8 @@ class FakeReplica:
     """What to raise, by the name of the method."""
     log: list[str] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
+    refusals: list[tuple[str, int]] = field(default_factory=list)
+    """First column at fault, and rows, of each request whose rows did not fit."""
     calls: int = 0
 
     def about(self, version: int | None = None) -> About:
@@ -117,6 +119,9 @@ class FakeReplica:
             extra_names=self.extras,
         )
         return replace(found, ids=with_keys(found.ids, named)) if named else found
+
+    def refused(self, column: str, rows: int) -> None:
+        self.refusals.append((column, rows))
 
     def explain(
         self, table: Table, *, version: int | None = None, baseline: Baseline = "typical"

@@ -271,3 +271,47 @@ def test_the_schema_refuses_unknown_keys():
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda f: f.name)
 def test_each_example_is_a_spec(file):
     assert parse_spec(file.read_text(encoding="utf-8"), file.name).name == file.stem
+
+
+# Alerts
+
+
+def test_alerts_go_to_sinks_of_one_kind_each():
+    spec = build_spec(
+        changed(
+            alerts={
+                "sinks": [
+                    {"webhook": "https://a.example/hook", "secret_env": "KEY"},
+                    {"alertmanager": "http://b.example:9093"},
+                    {"log": True},
+                ],
+                "rules": [{"name": "high_risk", "when": "score > 0.9 and amount > 1000"}],
+            }
+        )
+    )
+    assert spec.alerts.rules[0].limit_per_hour == 60
+
+
+@pytest.mark.parametrize(
+    ("alerts", "where", "what"),
+    [
+        ({"sinks": [{}]}, "alerts.sinks.0", "name one of webhook"),
+        ({"sinks": [{"log": True, "webhook": "http://a"}]}, "alerts.sinks.0", "name one of"),
+        ({"sinks": [{"webhook": "ftp://a"}]}, "alerts.sinks.0.webhook", "pattern"),
+        ({"sinks": [{"log": True, "secret_env": "K"}]}, "alerts.sinks.0", "is for a webhook"),
+        ({"rules": [{"name": "a", "when": "score > 1"}]}, "alerts", "no sinks"),
+        (
+            {"sinks": [{"log": True}], "rules": [{"name": "a", "when": "f(score) > 1"}]},
+            "alerts.rules.0.when",
+            "is not allowed",
+        ),
+        (
+            {"sinks": [{"log": True}], "rules": [{"name": "a", "when": "score > 1"}] * 2},
+            "alerts.rules",
+            "two rules have one name",
+        ),
+    ],
+)
+def test_faults_of_alerts_are_told_with_their_place(alerts, where, what):
+    found = problems_of(changed(alerts=alerts))
+    assert what in found[where]

@@ -1,6 +1,6 @@
 """Rows that were answered live and have a label: what a model learns from after its first data."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, concat, take
-from hapredict.errors import BadRequest
+from hapredict.errors import BadRequest, NotFound
+from hapredict.monitoring.compact import compacted
+from hapredict.monitoring.label_blocks import prediction_keys
+from hapredict.monitoring.table import (
+    Positions,
+    features_of,
+    files,
+    label_rows_prefix,
+    read,
+    rows_prefix,
+    seconds_of,
+)
 from hapredict.registry.store import Store
 from hapredict.serving.journal import (
-    PredictionPart,
     decode,
     decode_labels,
     labels_prefix,
     part_path,
     predictions_prefix,
 )
+
+_ATTEMPTS = 5
+"""Times that everything is read again because parts were moved meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,41 +64,63 @@ def labelled_rows(
 ) -> Labelled:
     """The labelled rows of all journal parts up to `positions`, in the order of their time.
 
-    The first label of a prediction counts, as in the monitor: the one that arrived first, whichever
-    replica took it. Of rows with one id, which a caller sent again with his key, the first counts.
-    Raises StoreUnavailable, CorruptBundle.
+    Parts that were moved into the inference table are read from there. The first label of a
+    prediction counts, as in the monitor: the one that arrived first, whichever replica took it; a
+    label by a row's own id is that of the row's earliest prediction. Of rows with one id, which a
+    caller sent again with his key, the first counts. Raises StoreUnavailable, CorruptBundle,
+    NotFound.
     """
-    first: dict[str, tuple[float, float]] = {}
-    prefix = labels_prefix(model)
-    for source, last in sorted(positions.get("labels", {}).items()):
-        for seq in range(1, last + 1):
-            for label in decode_labels(store.get(part_path(prefix, source, seq))):
-                try:
-                    value = schema.label_of(label.value)
-                except BadRequest:  # counted by the monitor, of no use here
-                    continue
-                if label.id not in first or label.at_s < first[label.id][0]:
-                    first[label.id] = (label.at_s, value)
-    tables, labels, moments = [], [], []
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _rows(store, model, schema, positions)
+        except NotFound:  # it was moved on while we read
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+def _rows(
+    store: Store, model: str, schema: Schema, positions: Mapping[str, Mapping[str, int]]
+) -> Labelled:
+    moved = compacted(store, model)
+    first: dict[tuple[bool, str], tuple[float, float]] = {}
+    for id_, of_row, told_s, value in _labels(store, model, schema, positions, moved):
+        name = (of_row, id_)
+        if name not in first or told_s < first[name][0]:
+            first[name] = (told_s, value)
+    earliest: dict[str, tuple[float, int, int]] = {}
+    by_row = {id_: label for (of_row, id_), label in first.items() if of_row}
+    tables, moments = [], []
     asked: list[tuple[str, float]] = []
-    prefix = predictions_prefix(model)
-    for source, last in sorted(positions.get("predictions", {}).items()):
-        for seq in range(1, last + 1):
-            part = decode(store.get(part_path(prefix, source, seq)), schema)
-            found = np.array([first[name][1] if name in first else np.nan for name in part.ids])
-            held = ~np.isnan(found)
-            tables.append(take(_timed(part, schema), held))
-            labels.append(found[held])
-            moments.append(part.event_s[held])
-            places = np.flatnonzero(held).tolist()
-            asked += [(part.ids[place], float(part.at_s[place])) for place in places]
+    for part_ids, table, event_s, at_s in _answered(store, model, schema, positions, moved):
+        own = table[schema.id].tolist() if schema.id is not None else [None] * len(part_ids)
+        held = np.array(
+            [(False, i) in first or o in by_row for i, o in zip(part_ids, own, strict=True)], bool
+        )
+        asked += [(part_ids[place], float(at_s[place])) for place in np.flatnonzero(held).tolist()]
+        tables.append(take(table, held))
+        moments.append(event_s[held])
     if not tables:
         blank, _ = schema.frame({name: [] for name in _names(schema)})
         return Labelled(blank, np.zeros(0), np.zeros(0))
-    event_s = np.concatenate(moments)
     once = _first_of_each(asked)
-    order = once[np.argsort(event_s[once], kind="stable")]
-    return Labelled(take(concat(tables), order), np.concatenate(labels)[order], event_s[order])
+    whole, event_s = take(concat(tables), once), np.concatenate(moments)[once]
+    ids = [asked[place][0] for place in once.tolist()]
+    labels = np.array([first.get((False, i), (0.0, np.nan))[1] for i in ids])
+    arrived = np.array([first.get((False, i), (np.inf, 0.0))[0] for i in ids])
+    if by_row and schema.id is not None:
+        keys = prediction_keys(ids).tolist()
+        for place, own_id in enumerate(whole[schema.id].tolist()):
+            if own_id in by_row:
+                candidate = (float(event_s[place]), keys[place], place)
+                earliest[own_id] = min(earliest.get(own_id, candidate), candidate)
+        for own_id, found in earliest.items():
+            row_at_s, value = by_row[own_id]
+            if row_at_s < arrived[found[2]]:
+                labels[found[2]] = value
+    held = ~np.isnan(labels)
+    order = np.flatnonzero(held)[np.argsort(event_s[held], kind="stable")]
+    return Labelled(take(whole, order), labels[order], event_s[order])
 
 
 def _first_of_each(asked: Sequence[tuple[str, float]]) -> NDArray[np.int64]:
@@ -98,12 +133,75 @@ def _first_of_each(asked: Sequence[tuple[str, float]]) -> NDArray[np.int64]:
     return np.array(sorted(places.values()), np.int64)
 
 
-def _timed(part: PredictionPart, schema: Schema) -> Table:
-    """The part's table; a row without a time of its own happened when it was asked for."""
+def _labels(
+    store: Store, model: str, schema: Schema, positions: Positions, moved: Positions
+) -> Iterator[tuple[str, bool, float, float]]:
+    """Each usable label: an id, whether it is the row's own, when it arrived, its value."""
+    wanted, seen = positions.get("labels", {}), moved["labels"]
+    prefix = labels_prefix(model)
+    for source, last in sorted(wanted.items()):
+        for seq in range(seen.get(source, 0) + 1, last + 1):
+            for label in decode_labels(store.get(part_path(prefix, source, seq))):
+                value = _value(schema, label.value)
+                if value is not None:
+                    yield label.id, label.of_row, label.at_s, value
+    for path in files(store, label_rows_prefix(model)) if seen else ():
+        rows = _upto(read(store.get(path)), wanted, seen)
+        at_s = seconds_of(rows.column("arrived_at")).tolist()
+        columns = (rows.column(name).to_pylist() for name in ("prediction_id", "id", "label"))
+        for prediction, own, text, moment_s in zip(*columns, at_s, strict=True):
+            value = _value(schema, _told(schema, text))
+            if value is not None:
+                yield prediction if own is None else own, own is not None, moment_s, value
+
+
+def _answered(
+    store: Store, model: str, schema: Schema, positions: Positions, moved: Positions
+) -> Iterator[tuple[tuple[str, ...], Table, NDArray[np.float64], NDArray[np.float64]]]:
+    """Answered rows: their prediction ids and columns, when they happened and were asked for."""
+    wanted, seen = positions.get("predictions", {}), moved["predictions"]
+    prefix = predictions_prefix(model)
+    for source, last in sorted(wanted.items()):
+        for seq in range(seen.get(source, 0) + 1, last + 1):
+            part = decode(store.get(part_path(prefix, source, seq)), schema)
+            yield part.ids, _timed(part.table, part.event_s, schema), part.event_s, part.at_s
+    for path in files(store, rows_prefix(model)) if seen else ():
+        rows = _upto(read(store.get(path)), wanted, seen)
+        ids = tuple(rows.column("prediction_id").to_pylist())
+        event_s, at_s = (seconds_of(rows.column(name)) for name in ("event_time", "answered_at"))
+        yield ids, _timed(features_of(rows, schema), event_s, schema), event_s, at_s
+
+
+def _upto(rows: Any, wanted: Mapping[str, int], seen: Mapping[str, int]) -> Any:
+    """The rows of parts that are wanted and not read from the journal."""
+    sources = rows.column("source").to_pylist()
+    last = [min(wanted.get(source, 0), seen.get(source, 0)) for source in sources]
+    return rows.filter(rows.column("seq").to_numpy() <= np.array(last, np.int64))
+
+
+def _value(schema: Schema, value: Any) -> float | None:
+    try:
+        return schema.label_of(value)
+    except BadRequest:  # counted by the monitor, of no use here
+        return None
+
+
+def _told(schema: Schema, text: str) -> Any:
+    """A label as its caller said it, of its text in the table."""
+    if schema.task != "regression":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _timed(table: Table, event_s: NDArray[np.float64], schema: Schema) -> Table:
+    """The table; a row without a time of its own happened when it was asked for."""
     if schema.time is None:
-        return part.table
-    own = part.table[schema.time]
-    return {**part.table, schema.time: np.where(np.isnan(own), part.event_s, own)}
+        return table
+    own = table[schema.time]
+    return {**table, schema.time: np.where(np.isnan(own), event_s, own)}
 
 
 def _names(schema: Schema) -> list[str]:

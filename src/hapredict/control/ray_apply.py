@@ -26,12 +26,13 @@ from hapredict.errors import (
     TimedOut,
     TrainingFailed,
 )
-from hapredict.monitoring.ray_monitor import start_monitor
+from hapredict.monitoring.ray_monitor import POLL_S, start_monitor
 from hapredict.registry.bundle import load
 from hapredict.registry.catalog import Catalog, Entry, resume
 from hapredict.registry.store import Store, open_store
 from hapredict.serving.decisions import check_costs
 from hapredict.serving.ray_serve import deploy, is_deployed, start_serve
+from hapredict.serving.risk import check_rules
 from hapredict.spec import Spec
 
 LOOK_S = 0.2
@@ -69,7 +70,8 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     """Make it so. Returns when the model answers on every replica.
 
     Raises DataError before anything is stored or started if the data cannot be learned from,
-    GateRefused if the spec's costs do not fit its classes; TrainingFailed or GateRefused if no
+    GateRefused if the spec's costs do not fit its classes, SpecError if its alerts name what it
+    does not have; TrainingFailed or GateRefused if no
     first model came of them, TimedOut after `wait_s` (everything goes on without us),
     ClusterUnavailable, StoreUnavailable.
     """
@@ -81,16 +83,18 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     if before is None or before.state.champion is None or _reads_other_data(store, spec):
         tell("reading the data", None)
         check_data(spec, home)
-    elif spec.serving.costs:
+    elif spec.serving.costs or spec.alerts.rules:
         champion = before.state.versions[before.state.champion]
-        check_costs(spec.serving, load(store, spec.name, champion.digest).schema)
+        schema = load(store, spec.name, champion.digest).schema
+        check_costs(spec.serving, schema)
+        check_rules(spec.alerts, schema)
     number, changed = write_spec(store, spec)
     remember(home, spec.name, url)
     before = _begin_again(catalog)
     if changed and number > 1 and before is not None and before.state.champion is not None:
         _retrain_if_learning_changed(store, spec, before)
     tell(f"spec {number} is stored in {url}", None)
-    start_monitor(spec.name, url, poll_s=min(0.5, spec.monitoring.report_s))
+    start_monitor(spec.name, url, poll_s=min(POLL_S, spec.monitoring.report_s))
     controller(spec.name, url, home)
     host, port, grpc_port = ingress(home)
     start_serve(port, grpc_port, host)

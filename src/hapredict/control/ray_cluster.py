@@ -21,7 +21,9 @@ from hapredict.control import runs
 from hapredict.control.actions import Action, Hold, RunStatus, Snapshot
 from hapredict.control.loop import run as run_loop
 from hapredict.control.loop import step
+from hapredict.control.ray_alerts import Teller
 from hapredict.control.ray_embedded import NAMESPACE
+from hapredict.control.ray_housekeeping import Housekeeper
 from hapredict.control.ray_learner import learner
 from hapredict.control.ray_spread import keep_apart
 from hapredict.control.specs import latest_spec, read_spec
@@ -68,6 +70,11 @@ class RayCluster:
         if self._spec is None or self._spec[0] != number:
             self._spec = (number, read_spec(self._store, self.model, number))
         return self._spec[1]
+
+    @property
+    def seen(self) -> MonitorReport | None:
+        """What the monitor reported when the cluster was last looked at."""
+        return self._report
 
     def observe(self) -> tuple[Entry | None, Snapshot]:
         """The latest entry and all that a decision depends on."""
@@ -200,6 +207,18 @@ class Controller:
         self._last: Action = Hold(reason="starting")
         threading.Thread(target=self._work, daemon=True, name="control").start()
         keep_apart(self._cluster.spec, lambda: self._term > 0)
+        self._teller = Teller(
+            self._store,
+            model,
+            lambda: self._cluster.spec().alerts,
+            lambda: self._cluster.seen,
+            lambda: self._term > 0,
+        )
+        self._teller.start()
+        self._housekeeper = Housekeeper(
+            self._store, model, self._cluster.spec, lambda: self._term > 0
+        )
+        self._housekeeper.start()
 
     def status(self) -> dict[str, Any]:
         """Who controls, under which term, and what was done last and why."""
@@ -209,6 +228,8 @@ class Controller:
             "term": self._term,
             "action": type(self._last).__name__,
             "reason": self._last.reason,
+            "alerts": self._teller.status(),
+            "housekeeping": self._housekeeper.trouble or "well",
         }
 
     def settle(self, rows: int, labels: int, quiet_s: float, wait_s: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import ray
 
 from hapredict.control import runs
 from hapredict.control.gates import Beside, Judged, judge, label_metrics, slices_of
+from hapredict.control.hold_out import check_slices, with_hold_out
 from hapredict.control.labelled import as_columns, labelled_rows
 from hapredict.control.learning import golden, golden_rows, measure, reference
 from hapredict.control.ray_judging import golden_files, golden_set, timed_ms
@@ -110,6 +111,7 @@ class Run:
         shape = NetworkShape.of(plan, schema, prepared.labels, self.spec.training)
         check_costs(self.spec.serving, schema)
         check_source(self.spec.control, schema)
+        check_slices(self.spec.monitoring, schema)
         validation, calibration = set_aside(shape, self.spec.training, prepared.validation)
         with self.stage("train", "starting the workers"):
             storage = train_folder(self.spec, self.home, self.request.model)
@@ -141,7 +143,26 @@ class Run:
             scores, extras = engine.answer(plan.apply(held_table))
             before = champion.reference if champion else None
             live = reference(
-                schema, prepared.bins, prepared.counts.used, held.labels, scores, before
+                schema,
+                prepared.bins,
+                prepared.counts.used,
+                held.labels,
+                scores,
+                before,
+                bin_totals=plan.bin_totals,
+                clocked=prepared.clocked,
+                held_s=None if schema.time is None else held_table[schema.time],
+            )
+            live = with_hold_out(
+                live,
+                schema,
+                self.spec.monitoring,
+                plan,
+                held_table,
+                held.labels,
+                scores,
+                lambda table: engine.scores(plan.apply(table)),
+                self.spec.training.seed,
             )
             learned = {
                 "training_rows": float(prepared.train.rows),

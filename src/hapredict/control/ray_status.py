@@ -7,9 +7,11 @@ import ray
 from ray.exceptions import RayError
 
 from hapredict.control import runs
+from hapredict.control.hold_out import check_slices
 from hapredict.control.ray_cluster import controller_status
 from hapredict.control.ray_embedded import find
 from hapredict.control.show import moment
+from hapredict.control.show_monitor import monitor_json
 from hapredict.control.specs import home_store
 from hapredict.data.ray_dataset import find_files, open_dataset, survey
 from hapredict.errors import HapredictError, NotFound
@@ -18,6 +20,7 @@ from hapredict.monitoring.report import MonitorReport
 from hapredict.registry.catalog import Catalog
 from hapredict.serving.decisions import check_costs
 from hapredict.serving.ray_serve import replica_states
+from hapredict.serving.risk import check_rules
 from hapredict.spec import Spec
 
 
@@ -64,21 +67,7 @@ def status_of(home: Path, model: str) -> dict[str, Any]:
 
 def _monitor(model: str) -> dict[str, Any]:
     report = MonitorReport.from_json(ray.get(find_monitor(model).report.remote(), timeout=10))
-    drift = sorted(report.drift, key=lambda one: -one.log_evidence)[:5]
-    return {
-        "watermark": moment(report.watermark_s or 0.0),
-        "rows": report.rows,
-        "labels_joined": report.labels_joined,
-        "labels_pending": report.labels_pending,
-        "labels_unmatched": report.labels_unmatched,
-        "loss_by_version": {f"v{n}": loss for n, loss in sorted(report.loss_by_version.items())},
-        "alarms": [alarm.reason for alarm in report.alarms],
-        "strongest_drift": [
-            {"feature": one.feature, "effect": one.effect, "log_evidence": one.log_evidence}
-            for one in drift
-        ],
-        "trouble": report.detail,
-    }
+    return monitor_json(report)
 
 
 def _or_error(look: Any) -> Any:
@@ -91,12 +80,15 @@ def _or_error(look: Any) -> Any:
 def check_data(spec: Spec, home: Path) -> dict[str, Any]:
     """What training would make of the data, as JSON values.
 
-    Raises DataError, GateRefused if the spec's costs do not fit them.
+    Raises DataError, GateRefused if the spec's costs or slices do not fit them, SpecError if its
+    alerts do not.
     """
     files = find_files(spec.data, home)
     dataset = open_dataset(files, spec.data)
     found, schema = survey(dataset, spec.data)
     check_costs(spec.serving, schema)
+    check_rules(spec.alerts, schema)
+    check_slices(spec.monitoring, schema)
     return {
         "name": spec.name,
         "files": len(files),

@@ -145,9 +145,9 @@ def text(story: Story) -> str:
 
 
 def _alarms(evidence: Sequence[tuple[str, Alarm]]) -> list[str]:
-    """Alarms on scores and losses in words, those on features as numbers."""
+    """Alarms in words, but those on features that moved as numbers."""
     moved = Counter(alarm.feature for _, alarm in evidence if alarm.kind == "feature drift")
-    lines = [f"{date}  {alarm.reason}" for date, alarm in evidence if not alarm.feature]
+    lines = [f"{date}  {alarm.reason}" for date, alarm in evidence if alarm.kind != "feature drift"]
     if moved:
         listed = ", ".join(f"{name} {count}" for name, count in moved.most_common())
         lines.append(f"features that moved, and under how many champions: {listed}")

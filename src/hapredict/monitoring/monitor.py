@@ -10,29 +10,38 @@ Losses are on the scale of the champion at the moment when the label is joined.
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hapredict.data.schema import Schema
-from hapredict.errors import BadRequest, CorruptBundle, PermanentError
+from hapredict.errors import CorruptBundle, PermanentError
 from hapredict.monitoring.betting import PairedEvidence
-from hapredict.monitoring.champion import Champion, View
+from hapredict.monitoring.champion import Champion
+from hapredict.monitoring.joined_losses import joined_losses
+from hapredict.monitoring.label_blocks import Files
 from hapredict.monitoring.labels import Joined, LabelJoin
 from hapredict.monitoring.report import MonitorReport, Paired
+from hapredict.monitoring.slices import SliceCodes
+from hapredict.monitoring.upstream import Upstream
+from hapredict.monitoring.view import View
 from hapredict.monitoring.windows import Watermark
 from hapredict.registry.bundle import Bundle
 from hapredict.registry.catalog import CatalogState
 from hapredict.sections import DAY_S
 from hapredict.sections_live import MonitoringSpec
-from hapredict.serving.journal import NO_VERSION, Label, PredictionPart
-from hapredict.training.metrics import losses
+from hapredict.serving.journal import Label, PredictionPart
 
-_FORMAT = 1
+_FORMAT = 2
 _VIEWS_MAX = 8
 """Versions whose view is kept: late labels are about versions that have left service."""
+
+
+def rows_folder(model: str) -> str:
+    """Where rows lie that memory has no room for."""
+    return f"monitor/{model}/rows"
 
 
 class Monitor:
@@ -46,9 +55,13 @@ class Monitor:
         self._join = LabelJoin()
         self._views: dict[int, View] = {}
         self._champion: Champion | None = None
+        self._codes = SliceCodes()
+        self._upstream: Upstream | None = None
+        self._refused: Counter[str] = Counter()
         self._paired: dict[tuple[int, int], PairedEvidence] = {}
         self._labels: dict[int, int] = {}
         self._losses: dict[int, float] = {}
+        self._late = 0
         self._joined = 0
         self._unreadable = 0
 
@@ -56,6 +69,15 @@ class Monitor:
     def positions(self) -> Mapping[str, Mapping[str, int]]:
         """The last part folded of each source, for "predictions" and for "labels"."""
         return self._positions
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a part's table that `fold_predictions` looks at."""
+        if self._champion is None:
+            return ()
+        view = self._champion.view
+        own = () if view.schema.id is None else (view.schema.id,)
+        return tuple(dict.fromkeys((*own, *view.reference.slices)))
 
     def on_catalog(self, state: CatalogState, bundle_of: Callable[[int], Bundle]) -> None:
         """Follow the catalog: compare with the champion's reference, know who else scores.
@@ -78,7 +100,7 @@ class Monitor:
         if state.champion is None:
             self._champion = None
         else:
-            self._champion = Champion(self._views[state.champion], self._champion)
+            self._champion = Champion(self._views[state.champion], self._champion, self._codes)
             self._paired = {
                 pair: evidence
                 for pair, evidence in self._paired.items()
@@ -98,10 +120,17 @@ class Monitor:
         if not self._is_next("predictions", part.source, part.seq):
             return False
         self._rows += part.rows
+        self._refused.update(part.refused)
         self._watermark.advance(part.event_s)
+        groups = None
         if self._champion is not None and self._watermark.at_s is not None:
             self._champion.add_counts(part.windows, self._watermark.at_s)
-        self._learn(self._join.add_predictions(part, self._delay_max_s))
+            groups = self._champion.slices.of_rows(part.table, part.rows)
+            self._champion.slices.add_rows(groups)
+            self._upstream = self._upstream or Upstream.of(self._rules, self._watermark.at_s)
+            self._upstream.add_rows(part.rows, part.refused, self._watermark.at_s)
+        rows = self._row_ids(part)
+        self._learn(self._join.add_predictions(part, self._delay_max_s, rows, groups))
         self._forget()
         return True
 
@@ -117,13 +146,37 @@ class Monitor:
         self._forget()
         return True
 
+    def spill(self, files: Files) -> int:
+        """Keep `monitoring.rows_in_memory`: the oldest rows go into files. How many were written.
+
+        Raises StoreUnavailable, and is then as before.
+        """
+        self._join.rows_max = self._rules.rows_in_memory
+        return self._join.spill(files, rows_folder(self.model))
+
+    def look(self, files: Files) -> bool:
+        """Look for labels that wait in the files of rows; whether there were any to look for.
+
+        Raises StoreUnavailable, and is then as before.
+        """
+        if not self._join.unsought:
+            return False
+        for joined in self._join.look(files, rows_folder(self.model), self._delay_max_s):
+            self._learn(joined)
+        return True
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files of rows that the state is about."""
+        return frozenset(file.name for file in self._join.spilled)
+
     def pass_over(self, kind: str, source: str, seq: int) -> None:
         """Count a part as folded that cannot be read, now or ever."""
         self._is_next(kind, source, seq)
 
     def report(self) -> MonitorReport:
         """What is known now."""
-        champion = self._champion
+        champion, upstream = self._champion, self._upstream
         return MonitorReport(
             model=self.model,
             watermark_s=self._watermark.at_s,
@@ -135,7 +188,12 @@ class Monitor:
             labels_late=self._join.late,
             labels_unreadable=self._unreadable,
             version=self._version,
-            alarms=tuple(champion.alarms()) if champion else (),
+            alarms=champion.alarms(upstream.alarms() if upstream else ()) if champion else (),
+            rows_refused=dict(self._refused),
+            label_delay_p50_days=upstream.delay_days(0.5) if upstream else None,
+            label_delay_p95_days=upstream.delay_days(0.95) if upstream else None,
+            slices=champion.slices.told() if champion else (),
+            estimate=champion.estimate if champion else None,
             drift=tuple(champion.drift()) if champion else (),
             rows_late=champion.windows.rows_late if champion else 0,
             rows_foreign=champion.windows.rows_foreign if champion else 0,
@@ -159,6 +217,9 @@ class Monitor:
             "watermark": self._watermark.to_json(),
             "counts": [self._rows, self._joined, self._unreadable],
             "join": self._join.to_json(),
+            "codes": self._codes.names,
+            "upstream": self._upstream.to_json() if self._upstream else None,
+            "refused": dict(self._refused),
             "views": [view.to_json() for view in self._views.values()],
             "version": self._version,
             "champion": self._champion.to_json() if self._champion else None,
@@ -190,11 +251,16 @@ class Monitor:
         found._watermark = Watermark.from_json(state["watermark"])
         found._rows, found._joined, found._unreadable = state["counts"]
         found._join = LabelJoin.from_json(state["join"], arrays)
+        found._late = found._join.late
         views = [View.from_json(view) for view in state["views"]]
         found._views = {view.number: view for view in views}
+        found._codes = SliceCodes(state["codes"])
+        if state["upstream"] is not None:
+            found._upstream = Upstream.from_json(state["upstream"])
+        found._refused = Counter(state["refused"])
         if state["champion"] is not None:
             view = found._views[state["version"]]
-            found._champion = Champion.from_json(view, state["champion"])
+            found._champion = Champion.from_json(view, found._codes, state["champion"])
         found._paired = {
             (low, high): PairedEvidence.from_json(raw) for low, high, raw in state["paired"]
         }
@@ -213,6 +279,11 @@ class Monitor:
     @property
     def _delay_max_s(self) -> float:
         return self._rules.label_delay_max_days * DAY_S
+
+    def _row_ids(self, part: PredictionPart) -> Sequence[str | None]:
+        """The rows' own ids; () where the model has none."""
+        name = self._champion.view.schema.id if self._champion else None
+        return part.table[name].tolist() if name is not None and name in part.table else ()
 
     def _know(self, number: int, bundle_of: Callable[[int], Bundle]) -> None:
         if number not in self._views:
@@ -243,6 +314,9 @@ class Monitor:
             self._join.forget(self._watermark.at_s, self._delay_max_s)
 
     def _learn(self, joined: Joined) -> None:
+        late, self._late = self._join.late - self._late, self._join.late
+        if self._upstream is not None:
+            self._upstream.add_labels(joined, late, self._watermark.at_s or 0.0)
         if not joined.values:
             return
         first = self._losses_of(joined.values, joined.versions, joined.scores)
@@ -260,7 +334,9 @@ class Monitor:
             mine = np.where(joined.versions == number, first, np.nan)
             mine = np.where(joined.other_versions == number, other, mine)
             held_rows = ~np.isnan(mine)
-            self._champion.losses.add(mine[held_rows], joined.event_s[held_rows])
+            self._champion.add_losses(
+                mine[held_rows], joined.event_s[held_rows], joined.groups[held_rows]
+            )
         self._compare(joined, first, other)
 
     def _compare(
@@ -281,27 +357,13 @@ class Monitor:
     def _losses_of(
         self, values: Sequence[Any], versions: NDArray[np.int64], scores: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Losses [rows]; NaN where there is no score or the label means nothing to the version."""
-        found = np.full(len(values), np.nan)
-        scale = self._champion.view.reference.loss_scale if self._champion else 1.0
-        for number in np.unique(versions[versions != NO_VERSION]).tolist():
-            view = self._views.get(number) or (self._champion.view if self._champion else None)
-            if view is None or view.schema.outputs > scores.shape[1]:
-                continue
-            rows = np.flatnonzero(versions == number)
-            labels = np.array([_label(view.schema, values[row]) for row in rows.tolist()])
-            own = scores[rows, : view.schema.outputs]
-            usable = ~np.isnan(labels) & np.isfinite(own).all(1)
-            if usable.any():
-                found[rows[usable]] = losses(view.schema.task, labels[usable], own[usable], scale)
-        return found
+        champion = self._champion.view if self._champion else None
+        scale = champion.reference.loss_scale if champion else 1.0
 
+        def view_of(number: int) -> View | None:
+            return self._views.get(number) or champion
 
-def _label(schema: Schema, value: Any) -> float:
-    try:
-        return schema.label_of(value)
-    except BadRequest:
-        return float("nan")
+        return joined_losses(values, versions, scores, view_of, scale)
 
 
 def _paired(low: int, high: int, evidence: PairedEvidence) -> Paired:

@@ -62,17 +62,19 @@ class Alarm:
     psi: float | None = None
     """Population stability index of the bins, for those who are used to it."""
     wasserstein: float | None = None
-    """How far the values of a number moved, in standard deviations of the reference. It is read
-    off the bins, so it is a lower bound."""
+    """How far values moved, as far as the bins tell: of a number in standard deviations of what was
+    learned from, of scores in their own units. None for a category."""
     moved: tuple[Moved, ...] = ()
     """The bins that moved most, the largest first."""
     rank: int = 0
-    """1 is what to look at first: harm, then kind, then effect times importance. 0: not ranked."""
+    """1 is what to look at first: broken data, then harm, then kind, then effect times importance.
+    0: not ranked."""
     importance: float = 0.0
     """The feature's share in what the scores hang on; over all features it sums to 1. 0 where the
     alarm is not about one feature."""
     harm: Harm = "unknown"
-    """By the labels of the same stretch where there are enough, else by the estimate."""
+    """By the labels of the same stretch. While they do not decide, the estimate may say "worse",
+    and never "none": it does not see what changed beyond the scores."""
     labels: int = 0
     """Labels that `harm` and `loss_measured` rest on."""
     loss_measured: float | None = None

@@ -11,10 +11,10 @@ from hashlib import blake2b
 from typing import Any, Generic, Protocol, TypeVar
 
 from hapredict.data.schema import Schema, Table
-from hapredict.errors import TimedOut
+from hapredict.errors import SchemaMismatch, TimedOut
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.admission import Admission
-from hapredict.serving.answers import Answered, Columns, Part, Request
+from hapredict.serving.answers import Answered, Part, Request
 from hapredict.serving.batching import Batcher, Waiting
 from hapredict.serving.exchange import version_header
 from hapredict.serving.metrics import Metrics
@@ -51,6 +51,7 @@ class Predicts(Protocol):
         version: int | None = None,
         named: Sequence[tuple[int, int, str]] = (),
     ) -> Answered: ...
+    def refused(self, column: str, rows: int) -> None: ...
     def after(self, answer: Any) -> None: ...
 
 
@@ -131,7 +132,7 @@ class Answering:
                     waiting = Waiting(len(lines), done, lines=lines, reader=reader)
                     return waiting, Request({}, len(lines))
             request = protocol.decode_request(body, rows_max, headers)
-            return Waiting(request.rows, done, table=self._table(request.columns)), request
+            return Waiting(request.rows, done, table=self._table(request)), request
 
         def done(part: Part | Exception) -> None:
             self._admission.leave(self._clock())
@@ -181,7 +182,7 @@ class Answering:
             future.take(part)
 
         def judge() -> tuple[Waiting, Request]:
-            return Waiting(request.rows, done, table=self._table(request.columns)), request
+            return Waiting(request.rows, done, table=self._table(request)), request
 
         self._submit(judge, request.version, deadline_s, request.key)
         return await future.value(self.written), request
@@ -207,8 +208,12 @@ class Answering:
         self._batcher.submit(waiting)
         return request
 
-    def _table(self, columns: Columns) -> Table:
-        return self._replica.schema.table(columns, time_required=self._time_required())
+    def _table(self, request: Request) -> Table:
+        try:
+            return self._replica.schema.table(request.columns, time_required=self._time_required())
+        except SchemaMismatch as error:
+            self._replica.refused(_column_at_fault(error, self._replica.schema), request.rows)
+            raise
 
     def _reader_of_now(self) -> Reader:
         schema, time_required = self._replica.schema, self._time_required()
@@ -265,3 +270,11 @@ class _Future(Generic[T]):
 
 def _later(work: Callable[[], None]) -> None:
     asyncio.get_running_loop().call_soon(work)
+
+
+def _column_at_fault(error: SchemaMismatch, schema: Schema) -> str:
+    # "rows[3].distance" is about distance; names that nobody knows must not fill any memory
+    name = error.problems[0].where if error.problems else ""
+    name = name.partition("].")[2] or name
+    known = {column.name for column in schema.features} | {schema.time, schema.id}
+    return name if name in known else "unknown fields"

@@ -368,7 +368,9 @@ class App:
         admission.check()
         labels = decode_feedback(await read_body(call, serving.body_bytes_max), serving.rows_max)
         now_s = self._clock()
-        rows = [Label(label.id, label.value, now_s, label.event_s) for label in labels]
+        rows = [
+            Label(label.id, label.value, now_s, label.event_s, label.of_row) for label in labels
+        ]
         admission.enter(now_s)
         try:
             await asyncio.to_thread(self._replica.feedback, rows)

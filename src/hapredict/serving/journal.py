@@ -15,8 +15,9 @@ up windows without touching rows.
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,11 +28,18 @@ from pyarrow import ipc, parquet
 from hapredict.data.schema import Schema, Table
 from hapredict.errors import CorruptBundle
 from hapredict.registry.store import decode_json, encode_json
+from hapredict.serving.columns import lists_column, matrix_of, stack, text_column, values_column
 
 NO_VERSION = 0
 """Stands in `other_versions` where a row was scored by one version only; versions start at 1."""
 
+_OWN = (
+    *("prediction_id", "at_s", "event_s", "key"),
+    *("version", "scores", "other_version", "other_scores"),
+)
+"""Columns of a part beside those of its table, which begin with _FEATURE."""
 _FEATURE = "f:"
+_EXTRA = "x:"
 _METADATA = b"hapredict"
 _FAULTS = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, zlib.error)
 
@@ -92,7 +100,8 @@ class PredictionPart:
     fewer outputs than the widest is padded with NaN on the right. `other_versions` is [rows] int64,
     NO_VERSION where nobody else scored the row, and `other_scores` is all NaN there.
     `at_s` is wall time, `event_s` the model's clock, both in seconds since the epoch. `keys` holds
-    the sticky key, None where a row has none.
+    the sticky key, None where a row has none. `decisions` are the classes decided, () where there
+    are none to decide between. `extras` is what models said beside scores, [rows] a name.
     """
 
     source: str
@@ -108,6 +117,10 @@ class PredictionPart:
     table: Table
     windows: tuple[WindowCounts, ...]
     model: str = ""
+    decisions: tuple[str | None, ...] = ()
+    extras: Table = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Rows that did not fit the schema and so are not among these, by the column at fault."""
 
     @property
     def rows(self) -> int:
@@ -118,14 +131,16 @@ class PredictionPart:
 class Label:
     """What became known about one prediction.
 
-    `value` is JSON as the caller sent it. `at_s` is the wall time of its arrival, `event_s` the
-    time at which it became known on the model's clock, if the caller said so.
+    `id` is a prediction id, or where `of_row` the row's own id (`data.id`). `value` is JSON as the
+    caller sent it. `at_s` is the wall time of its arrival, `event_s` the time at which it became
+    known on the model's clock, if the caller said so.
     """
 
     id: str
     value: Any
     at_s: float
     event_s: float | None = None
+    of_row: bool = False
 
 
 class Listing(Protocol):
@@ -195,7 +210,16 @@ def merge(parts: Sequence[PredictionPart], *, source: str, seq: int, model: str)
         other_scores=stack([part.other_scores for part in parts]),
         table=join_tables([part.table for part in parts], [part.rows for part in parts]),
         windows=add_windows(window for part in parts for window in part.windows),
+        decisions=_decisions(parts),
+        extras=join_tables([part.extras for part in parts], [part.rows for part in parts]),
+        refused=sum((Counter(part.refused) for part in parts), Counter()),
     )
+
+
+def _decisions(parts: Sequence[PredictionPart]) -> tuple[str | None, ...]:
+    if not any(part.decisions for part in parts):
+        return ()
+    return tuple(one for part in parts for one in part.decisions or (None,) * part.rows)
 
 
 def join_tables(tables: Sequence[Table], rows: Sequence[int]) -> Table:
@@ -215,17 +239,6 @@ def join_tables(tables: Sequence[Table], rows: Sequence[int]) -> Table:
     }
 
 
-def stack(blocks: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """[rows, width] blocks below each other, the narrower ones padded with NaN on the right."""
-    width = max((block.shape[1] for block in blocks), default=0)
-    stacked = np.full((sum(len(block) for block in blocks), width), np.nan)
-    row = 0
-    for block in blocks:
-        stacked[row : row + len(block), : block.shape[1]] = block
-        row += len(block)
-    return stacked
-
-
 def encode(part: PredictionPart, schema: Schema | None = None) -> bytes:
     """The part as Parquet, which any reader of Parquet understands.
 
@@ -237,13 +250,18 @@ def encode(part: PredictionPart, schema: Schema | None = None) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes, schema: Schema | None = None) -> PredictionPart:
+def decode(
+    data: bytes, schema: Schema | None = None, *, columns: Collection[str] | None = None
+) -> PredictionPart:
     """The part in `data`; with a schema, its table has exactly the columns of the schema.
 
+    With `columns` only these of the table are read: most of the cost of a part is its table.
     Raises CorruptBundle if the bytes are not a part.
     """
     try:
-        return _part(parquet.read_table(pa.BufferReader(data), use_threads=False), schema)
+        names = None if columns is None else [*_OWN, *(_FEATURE + name for name in columns)]
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        return _part(file.read(names, use_threads=False), schema)
     except _FAULTS as error:
         raise CorruptBundle(f"these bytes are not a part of the journal: {error}") from error
 
@@ -271,6 +289,8 @@ def encode_labels(labels: Sequence[Label]) -> bytes:
     for row, label in zip(rows, labels, strict=True):
         if label.event_s is not None:
             row["event_s"] = label.event_s
+        if label.of_row:
+            row["of_row"] = True
     return encode_json({"labels": rows})
 
 
@@ -283,6 +303,7 @@ def decode_labels(data: bytes) -> tuple[Label, ...]:
                 value=row["value"],
                 at_s=float(row["at_s"]),
                 event_s=None if row.get("event_s") is None else float(row["event_s"]),
+                of_row=bool(row.get("of_row")),
             )
             for row in decode_json(data, "labels of the journal")["labels"]
         )
@@ -298,7 +319,7 @@ def _gap(sample: NDArray[Any], rows: int) -> NDArray[Any]:
     return np.full(rows, None if sample.dtype == object else np.nan, sample.dtype)
 
 
-def _columns(schema: Schema) -> dict[str, bool]:
+def columns_of(schema: Schema) -> dict[str, bool]:
     """Each column of the schema and whether it is text."""
     columns = {column.name: column.kind != "number" for column in schema.features}
     if schema.time is not None:
@@ -314,57 +335,27 @@ def _arrow(part: PredictionPart, schema: Schema | None) -> Any:
         "prediction_id": pa.array(part.ids, pa.string()),
         "at_s": pa.array(part.at_s, pa.float64()),
         "event_s": pa.array(part.event_s, pa.float64()),
-        "key": _text(part.keys),
+        "key": text_column(part.keys),
         "version": pa.array(part.versions, pa.int64()),
-        "scores": _lists(part.scores, None),
+        "scores": lists_column(part.scores, None),
         "other_version": pa.array(part.other_versions, pa.int64(), mask=alone),
-        "other_scores": _lists(part.other_scores, alone),
+        "other_scores": lists_column(part.other_scores, alone),
     }
-    for name, is_text in (_columns(schema) if schema is not None else {}).items():
+    if part.decisions:
+        columns["decision"] = text_column(part.decisions)
+    columns |= {_EXTRA + name: values_column(values) for name, values in part.extras.items()}
+    for name, is_text in (columns_of(schema) if schema is not None else {}).items():
         columns[_FEATURE + name] = pa.nulls(part.rows, pa.string() if is_text else pa.float64())
     for name, values in part.table.items():
-        columns[_FEATURE + name] = _values(values)
+        columns[_FEATURE + name] = values_column(values)
     metadata = {
         "source": part.source,
         "seq": part.seq,
         "model": part.model,
         "windows": [window.to_json() for window in part.windows],
+        "refused": dict(part.refused),
     }
     return pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
-
-
-def _values(values: NDArray[Any]) -> Any:
-    if values.dtype == object:
-        return _text(values)
-    return pa.array(values, pa.float64(), from_pandas=True)
-
-
-def _text(values: Iterable[str | None]) -> Any:
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:  # half a surrogate pair: valid JSON, invalid UTF-8
-        replaced = [v if v is None else v.encode("utf-8", "replace").decode() for v in values]
-        return pa.array(replaced, pa.string())
-
-
-def _lists(scores: NDArray[np.float64], missing: NDArray[np.bool_] | None) -> Any:
-    held = ~np.isnan(scores)
-    offsets = np.zeros(len(scores) + 1, np.int32)
-    np.cumsum(held.sum(axis=1), out=offsets[1:])
-    mask = None if missing is None else pa.array(missing, pa.bool_())
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(scores[held], pa.float64()), mask=mask
-    )
-
-
-def _matrix(lists: Any) -> NDArray[np.float64]:
-    lists = lists.combine_chunks()
-    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    matrix = np.full((len(lengths), int(lengths.max(initial=0))), np.nan)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = lists.flatten().to_numpy(
-        zero_copy_only=False
-    )
-    return matrix
 
 
 def _part(table: Any, schema: Schema | None) -> PredictionPart:
@@ -379,7 +370,7 @@ def _part(table: Any, schema: Schema | None) -> PredictionPart:
         blank = {False: np.zeros(0, np.float64), True: np.zeros(0, object)}
         held = {
             name: held.get(name, _gap(blank[is_text], table.num_rows))
-            for name, is_text in _columns(schema).items()
+            for name, is_text in columns_of(schema).items()
         }
     return PredictionPart(
         source=metadata["source"],
@@ -390,9 +381,16 @@ def _part(table: Any, schema: Schema | None) -> PredictionPart:
         event_s=columns["event_s"].to_numpy(),
         keys=tuple(columns["key"].to_pylist()),
         versions=columns["version"].to_numpy(),
-        scores=_matrix(columns["scores"]),
+        scores=matrix_of(columns["scores"]),
         other_versions=columns["other_version"].fill_null(NO_VERSION).to_numpy(),
-        other_scores=_matrix(columns["other_scores"]),
+        other_scores=matrix_of(columns["other_scores"]),
         table=held,
         windows=tuple(WindowCounts.from_json(window) for window in metadata["windows"]),
+        decisions=tuple(columns["decision"].to_pylist()) if "decision" in columns else (),
+        extras={
+            name.removeprefix(_EXTRA): column.to_numpy()
+            for name, column in columns.items()
+            if name.startswith(_EXTRA)
+        },
+        refused=metadata.get("refused", {}),
     )

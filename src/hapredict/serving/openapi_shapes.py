@@ -14,6 +14,7 @@ from hapredict.data.values import TEXT_MAX, TIME_MAX_S, TIME_MIN_S
 from hapredict.errors import BadRequest
 from hapredict.serving import explain
 from hapredict.serving.descriptions import About, example
+from hapredict.serving.feedback import ID_MAX
 from hapredict.serving.tensor_bytes import DATATYPES
 from hapredict.serving.tensors import OUTPUTS, OUTPUTS_BESIDE
 from hapredict.training.extras import UNCERTAINTY, quantiles_among
@@ -164,10 +165,12 @@ def _explanations(model: str, about: About) -> dict[str, Any]:
 def _feedback(schema: Schema, labels_max: int) -> dict[str, Any]:
     label: Any = 1.5 if schema.task == "regression" else schema.classes[-1]
     one = {"prediction_id": "20260301-r1-1-0", "label": label}
-    labels = {"type": "array", "items": _label(schema), "minItems": 1, "maxItems": labels_max}
+    ways = _label(schema)
+    items = {"oneOf": ways}
+    labels = {"type": "array", "items": items, "minItems": 1, "maxItems": labels_max}
     return {
         "Feedback": {
-            "oneOf": [_object({"labels": labels}, ["labels"]), _label(schema)],
+            "oneOf": [_object({"labels": labels}, ["labels"]), *ways],
             "examples": [one, {"labels": [{**one, "at": "2026-03-02T09:30:00Z"}]}],
         },
         "Acknowledged": _object({"acknowledged": {"type": "integer"}}, ["acknowledged"]),
@@ -327,7 +330,8 @@ def _prediction(schema: Schema, extras: tuple[str, ...]) -> dict[str, Any]:
     )
 
 
-def _label(schema: Schema) -> dict[str, Any]:
+def _label(schema: Schema) -> list[dict[str, Any]]:
+    """Ways to say one label: by prediction id, or by the row's own."""
     value: dict[str, Any] = {
         "type": "number",
         "minimum": -_NUMBER_MAX,
@@ -335,12 +339,13 @@ def _label(schema: Schema) -> dict[str, Any]:
     }
     if schema.task != "regression":
         value = {"enum": _labels_of(schema), "examples": [schema.classes[-1]]}
-    fields = {
-        "prediction_id": {"type": "string", "minLength": 1, "maxLength": 200},
-        "label": value,
-        "at": dict(_TIME),
-    }
-    return _object(fields, ["prediction_id", "label"])
+    known = {"label": value, "at": dict(_TIME)}
+    name = {"type": "string", "minLength": 1, "maxLength": ID_MAX}
+    by_prediction = _object({"prediction_id": name, **known}, ["prediction_id", "label"])
+    if schema.id is None:
+        return [by_prediction]
+    own = {**name, "type": ["string", "integer"], "maxLength": TEXT_MAX}
+    return [by_prediction, _object({"id": own, **known}, ["id", "label"])]
 
 
 def _labels_of(schema: Schema) -> list[Any]:

@@ -11,17 +11,17 @@ Labels take one step: `add_labels` returns when they are in the store.
 """
 
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hapredict.data.schema import Schema
 from hapredict.errors import Conflict, CorruptBundle, HapredictError, StoreUnavailable
-from hapredict.registry.store import Store
+from hapredict.registry.store import Store, encode_json
 from hapredict.serving.health import HealthLog, counts_of
 from hapredict.serving.journal import (
     Label,
@@ -35,6 +35,7 @@ from hapredict.serving.journal import (
     predictions_prefix,
     unpack,
 )
+from hapredict.serving.risk import Rule, risk_path, warnings_of
 from hapredict.serving.scoring import Answer, Fault, part_of
 from hapredict.serving.spool import Sealed, Spool
 
@@ -92,6 +93,7 @@ class Recorder:
         self._counting = threading.Lock()  # held for additions only, also by requests
         self._spooling = threading.Lock()
         self._shipping = threading.Lock()
+        self._refused: Counter[str] = Counter()
         self._waiting = 0
         self._rows = 0
         self._dropped = 0
@@ -110,6 +112,11 @@ class Recorder:
             self._waiting += rows
         self._added.append(answer)
 
+    def refuse(self, reason: str, rows: int) -> None:
+        """Count rows that were refused; the next report tells. Reasons are few, and bounded."""
+        with self._counting:
+            self._refused[reason] += rows
+
     def tick(self) -> None:
         """Append what was added to the spool. What the disk refuses is tried again next time."""
         with self._spooling:
@@ -125,20 +132,22 @@ class Recorder:
             except OSError as error:
                 self._disk_trouble = f"the spool cannot be written: {error}"
 
-    def report(self, schema: Schema | None) -> None:
+    def report(self, schema: Schema | None, rules: Sequence[Rule] = ()) -> None:
         """Ship what is in the spool, and what dead replicas left in the same directory.
 
-        Trouble of the store or the disk leaves the rest for the next report; `state` tells.
+        What `rules` warn of is in the store before the rows are. Trouble of the store or the disk
+        leaves the rest for the next report; `state` tells.
         """
         self.tick()
         with self._shipping:
             try:
                 with self._spooling:
+                    self._append_refused()
                     self._spool.seal()
                     files = self._spool.sealed()
                 for file in files:
-                    self._ship(file, schema)
-                self._spool.adopt(lambda file: self._ship(file, schema))
+                    self._ship(file, schema, rules)
+                self._spool.adopt(lambda file: self._ship(file, schema, rules))
                 self._store_trouble = ""
             except (HapredictError, OSError) as error:
                 self._store_trouble = str(error)
@@ -159,11 +168,24 @@ class Recorder:
             trouble=self._disk_trouble or self._store_trouble,
         )
 
-    def close(self, schema: Schema | None) -> None:
+    def close(self, schema: Schema | None, rules: Sequence[Rule] = ()) -> None:
         """Report once more and let others adopt what could not be shipped."""
-        self.report(schema)
+        self.report(schema, rules)
         with self._shipping, self._spooling:
             self._spool.close()
+
+    def _append_refused(self) -> None:
+        """Put what was refused into the spool, as a part without rows. Raises OSError."""
+        with self._counting:
+            refused, self._refused = self._refused, Counter()
+        if not refused:
+            return
+        try:
+            self._spool.append(pack(refusals(self._source, self._model, refused)))
+        except OSError:
+            with self._counting:
+                self._refused.update(refused)
+            raise
 
     def _pack(self) -> None:
         """Turn the oldest answers into a record, as far as they come from the same routes."""
@@ -207,7 +229,7 @@ class Recorder:
             else:
                 self._rows += rows
 
-    def _ship(self, file: Sealed, schema: Schema | None) -> None:
+    def _ship(self, file: Sealed, schema: Schema | None, rules: Sequence[Rule]) -> None:
         parts = []
         for record in file.records():
             try:
@@ -215,11 +237,29 @@ class Recorder:
             except CorruptBundle as error:
                 self._fault(f"{file.path.name}: a record was left out: {error}")
         part = merge(parts, source=file.source, seq=file.seq, model=self._model)
+        self._warn(part, rules)
         path = part_path(predictions_prefix(self._model), file.source, file.seq)
         with suppress(Conflict):  # only this file gets that name: an earlier attempt arrived
             self._store.put_new(path, encode(part, schema))
         file.delete()
         self._parts += 1
+
+    def _warn(self, part: PredictionPart, rules: Sequence[Rule]) -> None:
+        try:
+            found = warnings_of(part, rules)
+        except Exception as error:  # a rule that fails must not keep rows from the journal
+            self._fault(f"a rule of alerts failed: {type(error).__name__}: {error}")
+            return
+        if found:
+            path = risk_path(self._model, part.source, part.seq)
+            with suppress(Conflict):
+                self._store.put_new(path, encode_json({"warnings": found}))
+
+
+def refusals(source: str, model: str, refused: Mapping[str, int]) -> PredictionPart:
+    """A part that holds no row, and says how many were refused."""
+    part = merge((), source=source, seq=0, model=model)
+    return replace(part, refused=dict(refused))
 
 
 class _Group:
@@ -240,6 +280,7 @@ class LabelWriter:
         self._store = store
         self._model = model
         self._source = source
+        self._begun = 0
         self._seq = 1
         self._waiting: deque[_Group] = deque()
         self._committing = threading.Lock()
@@ -276,12 +317,13 @@ class LabelWriter:
                 group.done = True
 
     def _put(self, data: bytes) -> None:
-        while True:
-            path = part_path(labels_prefix(self._model), self._source, self._seq)
-            try:
-                self._store.put_once(path, data)
-                break
-            except Conflict:
-                # An earlier attempt that seemed to fail had arrived; its caller sent it again.
-                self._seq += 1
+        source = f"{self._source}-{self._begun}" if self._begun else self._source
+        path = part_path(labels_prefix(self._model), source, self._seq)
+        try:
+            self._store.put_once(path, data)
+        except HapredictError:
+            # It may have arrived, be read and be cleared away: nobody may use its name again.
+            self._begun += 1
+            self._seq = 1
+            raise
         self._seq += 1

@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from hapredict.data.schema import Schema, Table
+from hapredict.data.values import TEXT_MAX
 from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
 from hapredict.features.typical import typical
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, encode_json
 from hapredict.sections import DAY_S
+from hapredict.serving import risk
 from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
+from hapredict.serving.feedback import ID_MAX
 from hapredict.serving.health import HealthLog
 from hapredict.serving.journal import Label
 from hapredict.serving.recorder import LabelWriter, Recorder
+from hapredict.serving.risk import problems_of, rules_of
 from hapredict.serving.routing import Split
 from hapredict.serving.scoring import Answer, Routes, answer, scored
 from hapredict.spec import Spec
@@ -35,8 +39,6 @@ __all__ = ["Answer", "Label", "Replica", "refused_path"]
 
 BUCKETS_A_WINDOW = 24
 """Buckets of event time in `monitoring.window_days`: hours, for windows of a day."""
-
-_ID_MAX = 200
 
 
 def refused_path(model: str, number: int) -> str:
@@ -77,6 +79,8 @@ class Replica:
         self._recorder = Recorder(
             store, model, source, spool / model, fault=self._fault, health=self._health
         )
+        self.refused = self._recorder.refuse
+        """Count rows that do not fit the schema, by the column at fault."""
         self._labels = LabelWriter(store, model, source)
         self._refreshing = threading.Lock()
         self._routes: Routes | None = None
@@ -89,6 +93,7 @@ class Replica:
         self._faults = 0
         self._last_fault = ""
         self._calls = itertools.count(1)
+        self._ruled: tuple[Any, Any, tuple[risk.Rule, ...]] = (None, None, ())
 
     @property
     def ready(self) -> bool:
@@ -230,16 +235,15 @@ class Replica:
 
         While versions are compared, also what is counted about them (`health`).
         """
+        self._recorder.report(*self._shipping())
         routes = self._routes
-        self._recorder.report(routes.champion.schema if routes is not None else None)
         if routes is not None and routes.compares:
             with suppress(TemporaryError):  # told with the next report
                 self._health.report(routes, self._clock)
 
     def close(self) -> None:
         """Blocks; bring all recorded rows to the store, if it answers."""
-        routes = self._routes
-        self._recorder.close(routes.champion.schema if routes is not None else None)
+        self._recorder.close(*self._shipping())
 
     def refresh(self) -> bool:
         """Blocks; look at the catalog and serve what it says. Whether anything changed.
@@ -348,6 +352,19 @@ class Replica:
             self._store.put_new(refused_path(self.model, number), encode_json(note))
         self._reported.add(number)
 
+    def _shipping(self) -> tuple[Schema | None, tuple[risk.Rule, ...]]:
+        """The schema of what is shipped, and the rules of alerts that fit it."""
+        routes = self._routes
+        if routes is None:
+            return None, ()
+        schema, alerts = routes.champion.schema, (self._given or routes.champion.spec).alerts
+        if (schema, alerts) != self._ruled[:2]:
+            usable = [rule for rule in rules_of(alerts) if not problems_of(rule, schema)]
+            if len(usable) < len(alerts.rules):
+                self._fault("a rule of alerts names what the champion does not have")
+            self._ruled = schema, alerts, tuple(usable)
+        return schema, self._ruled[2]
+
     def _serving(self) -> Routes:
         routes = self._routes
         if routes is None:
@@ -372,9 +389,12 @@ def _kept(loaded: Mapping[int, Loaded], needed: set[int], kept: int) -> dict[int
 
 
 def _check_label(routes: Routes, label: Label, where: str) -> None:
-    if not 0 < len(label.id) <= _ID_MAX:
+    name, most = ("id", TEXT_MAX) if label.of_row else ("prediction_id", ID_MAX)
+    if not 0 < len(label.id) <= most:
+        raise BadRequest(f"{where}: {name} must have 1 to {most} characters; got {len(label.id)}")
+    if label.of_row and routes.champion.schema.id is None:
         raise BadRequest(
-            f"{where}: prediction_id must have 1 to {_ID_MAX} characters; got {len(label.id)}"
+            f"{where}.id: this model's rows have no id (data.id); send the prediction_id"
         )
     if not math.isfinite(label.at_s) or (
         label.event_s is not None and not math.isfinite(label.event_s)

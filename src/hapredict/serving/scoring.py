@@ -21,6 +21,7 @@ from hapredict.data.values import canonical_text
 from hapredict.errors import BadRequest, Problem, SchemaMismatch, TemporaryError, UnknownName
 from hapredict.features.plan import count_bins
 from hapredict.registry.bundle import score_bin
+from hapredict.serving.columns import stack
 from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import Loaded
 from hapredict.serving.ids import ids_of_rows
@@ -29,9 +30,9 @@ from hapredict.serving.journal import (
     PredictionPart,
     WindowCounts,
     join_tables,
-    stack,
 )
 from hapredict.serving.routing import Split, route
+from hapredict.serving.said import decisions_of, extras_of
 
 Fault = Callable[[str], None]
 """Is told about a version that failed where another one answered, or nobody waited."""
@@ -203,6 +204,8 @@ def part_of(
         other_scores=other_scores,
         table=table,
         windows=windows,
+        decisions=decisions_of(answers),
+        extras=extras_of(answers),
     )
 
 
@@ -349,8 +352,7 @@ def _others(
 
 def _wide(block: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     """The block, padded with NaN on the right to at least the width of the other one."""
-    width = max(block.shape[1], other.shape[1])
-    wide = np.full((len(block), width), np.nan)
+    wide = np.full((len(block), max(block.shape[1], other.shape[1])), np.nan)
     wide[:, : block.shape[1]] = block
     return wide
 

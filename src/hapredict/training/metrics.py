@@ -151,6 +151,20 @@ def losses(task: Task, labels: Array, scores: Array, scale: float = 1.0) -> Floa
     return np.asarray((labels - scores[:, 0]) ** 2)
 
 
+def expected_losses(task: Task, scores: Array) -> Floats | None:
+    """The loss [rows] that honest probabilities [rows, outputs] expect of themselves.
+
+    If what has a score of p comes true with chance p, the mean of `losses` has this mean. None for
+    a regression, whose scores do not say how sure they are.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if task == "regression":
+        return None
+    if task == "multiclass":
+        return np.asarray((1 - (scores**2).sum(axis=1)) / 2)
+    return np.asarray(scores[:, 0] * (1 - scores[:, 0]))
+
+
 def loss_scale(task: Task, labels: Array) -> float:
     """The `scale` for `losses` that suits these labels: 1, and for a regression in its units.
 

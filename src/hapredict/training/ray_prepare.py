@@ -25,6 +25,7 @@ from hapredict.data.ray_dataset import columns_of_frame, survey
 from hapredict.data.rows import RowCounts
 from hapredict.data.schema import Schema, Table, take
 from hapredict.errors import CorruptBundle, DataError, HapredictError
+from hapredict.features.clock import Clock, Clocked
 from hapredict.features.plan import FeaturePlan, count_bins
 from hapredict.features.stats import TableStats
 from hapredict.sections import DAY_S
@@ -164,12 +165,16 @@ def prepare(
         files=store,
     )
     count = shard_count(totals.train * train.row_bytes)
-    job = ray.put(_Job(recipe, rows.schema, plan, bounds, totals, count, store, prefix))
+    clock = None
+    if rows.schema.time is not None:
+        span = (rows.orders.first, rows.orders.last)
+        clock = Clock.of(*span, rows.counts.used, sum(plan.bin_totals))
+    job = ray.put(_Job(recipe, rows.schema, plan, bounds, totals, count, clock, store, prefix))
     dealt = [
         _deal.options(num_returns=1 + count).remote(job, *group)
         for group in _groups(rows.blocks, sizes, -(-sum(totals) // count))
     ]
-    done = list(_results([refs[0] for refs in dealt]))
+    done, clocked = _done([refs[0] for refs in dealt])
     dealt_rows = functools.reduce(np.add, [part.dealt for part in done])
     starts = np.cumsum([0, *dealt_rows]).tolist()
     written = list(
@@ -198,6 +203,7 @@ def prepare(
         validation=validation,
         held=held,
         held_table=held_table,
+        clocked=clocked,
     )
     write(store, prefix, prepared)
     discard_old(store, model)
@@ -224,6 +230,7 @@ class _Job:
     bounds: tuple[float, float]
     totals: _Sizes
     shards: int
+    clock: Clock | None
     store: Any
     prefix: str
 
@@ -233,6 +240,7 @@ class _Done:
     """What the caller keeps of a few blocks."""
 
     bins: NDArray[np.int64]
+    clocked: Clocked | None
     dealt: NDArray[np.int64]
     """Rows for each shard."""
     validation: PreparedRows
@@ -259,6 +267,16 @@ def _results(tasks: Sequence[Any]) -> Iterator[Any]:
         if isinstance(found, HapredictError):
             raise found
         yield found
+
+
+def _done(tasks: Sequence[Any]) -> tuple[list["_Done"], Clocked | None]:
+    """What tasks keep for the caller, and their counts by time, which are many, as one sum."""
+    found, clocked = [], None
+    for part in _results(tasks):
+        if part.clocked is not None:
+            clocked = Clocked.sum((clocked, part.clocked) if clocked else (part.clocked,))
+        found.append(replace(part, clocked=None))
+    return found, clocked
 
 
 @ray.remote(num_returns=2)
@@ -338,8 +356,10 @@ def _prepared_parts(job: _Job, blocks: Sequence[Block]) -> tuple[_Done, list[Pre
     named = {} if schema.id is None else {schema.id: rows.table[schema.id]}
     train = replace(rows, table=named)
     shard = np.where(part == 0, shard_of(rows.hashes, job.shards), -1)
+    bins = plan.bins(rows.table)
     done = _Done(
-        bins=count_bins(plan.bins(rows.table), plan.bin_totals),
+        bins=count_bins(bins, plan.bin_totals),
+        clocked=job.clock.count(rows.order, bins, plan.bin_totals) if job.clock else None,
         dealt=np.bincount(shard[shard >= 0], minlength=job.shards),
         validation=judging[0],
         held=judging[1],

@@ -90,6 +90,27 @@ def test_every_answer_is_in_the_journal_after_the_end(app, replica, store):
     assert len(set(given)) == 14
 
 
+def test_rows_that_do_not_fit_are_counted_in_the_journal_by_the_column_at_fault(
+    app, replica, store
+):
+    publish_linear(store)
+    replica.refresh()
+    good, *others = rows_as_json(4)
+    wrong = [{**others[0], "distance": "far"}, others[1]]
+    lacking = [{name: value for name, value in others[2].items() if name != "carrier"}]
+    strange = [{**good, "nobody knows this": 1}]
+    statuses = [
+        _ask(app, "POST", PREDICT, {"instances": rows}).status
+        for rows in ([good], wrong, lacking, strange, [{**good, "odd": 2}])
+    ]
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {400, 422}
+    replica.report()
+    (part,) = _parts(store)
+    assert part.rows == 1
+    assert part.refused == {"distance": 2, "carrier": 1, "unknown fields": 2}
+
+
 def test_a_canary_answers_its_share_and_says_so(app, replica, store):
     publish_linear(store)
     publish_linear(store, weights={"distance": 3.0})

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, consumes, invariant, rule
 from hapredict.errors import StoreUnavailable
 from hapredict.registry.store import open_store
 from hapredict.serving import recorder as recorder_module
+from hapredict.serving.decisions import Rule
 from hapredict.serving.engine import load_version
 from hapredict.serving.journal import (
     NO_VERSION,
@@ -48,7 +49,7 @@ def routes():
 def make_routes():
     store = open_store(f"memory://{secrets.token_hex(8)}")
     loaded = load_version(store, MODEL, publish_linear(store))
-    return Routes(MODEL, Split(1), {1: loaded}, None, 0.5, "order", False, 3600.0)
+    return Routes(MODEL, Split(1), {1: loaded}, None, Rule(0.5), "order", False, 3600.0)
 
 
 def answered(routes, stem, rows=1, now_s=1000.0):
@@ -242,6 +243,32 @@ def test_rows_wait_in_memory_while_the_disk_is_full(store, routes, tmp_path, mon
     assert [part.ids for part in shipped(store)][-1] == answered(routes, "a-1").ids
 
 
+def test_refused_rows_are_told_by_the_next_report_even_where_none_was_answered(
+    store, routes, tmp_path, monkeypatch
+):
+    recorder = Recorder(store, MODEL, "r1", tmp_path, fault=no_fault)
+    recorder.refuse("distance", 3)
+    recorder.refuse("distance", 2)
+    recorder.refuse("carrier", 1)
+    recorder.report(SCHEMA)
+    recorder.add(answered(routes, "one", 2))
+    recorder.refuse("distance", 7)
+    with monkeypatch.context() as full:
+        full.setattr(recorder_module.Spool, "append", _full)
+        recorder.report(SCHEMA)
+        assert recorder.state().trouble
+    recorder.report(SCHEMA)
+    first, second = shipped(store)
+    assert (first.rows, first.refused) == (0, {"distance": 5, "carrier": 1})
+    assert (second.rows, second.refused) == (2, {"distance": 7})
+    recorder.report(SCHEMA)
+    assert len(shipped(store)) == 2
+
+
+def _full(*_args):
+    raise OSError("no space left")
+
+
 def test_rows_that_cannot_be_recorded_do_not_stop_the_others(store, routes, tmp_path):
     faults = []
     recorder = Recorder(store, MODEL, "a", tmp_path, fault=faults.append)
@@ -334,7 +361,7 @@ def test_under_load_versions_that_are_only_compared_are_not_asked(store, tmp_pat
         for weight in (1.0, 2.0)
     )
     shadow = Split(1, 2, shadow=True)
-    routes = Routes(MODEL, shadow, {1: first, 2: second}, None, 0.5, "order", False, 3600.0)
+    routes = Routes(MODEL, shadow, {1: first, 2: second}, None, Rule(0.5), "order", False, 3600.0)
     recorder = Recorder(store, MODEL, "a", tmp_path, fault=no_fault)
     for stem, times in (("calm", 2), ("busy", 3)):
         for number in range(times):
