@@ -92,10 +92,15 @@ class MonitoringSpec(Section):
     loss_window_labels: int = Field(default=50, ge=10)
     """Labels that close a window of the loss detector."""
     false_alarm_days: float = Field(default=90, gt=0)
-    """At most one false alarm in so many days, per detector."""
+    """At most one false alarm in so many days among all features, one about the scores and one
+    about the loss."""
     drift_tolerance: float = Field(default=0.02, ge=0, lt=1)
     """Total variation between live and reference shares that is nobody's concern. Never less than
-    the reference's own sampling error."""
+    the reference's own sampling error, nor than what is usual between its own stretches of time."""
+    seasons: bool = True
+    """Compare live rows with the reference's rows of the same hour of day and of week (UTC), as far
+    as those differ. Turn it off where `data.time` is not the time at which predictions are asked
+    for. It needs `data.time`."""
     loss_tolerance: float = Field(default=0.01, ge=0, lt=1)
     """Rise of the live loss (in [0, 1]) over its baseline that is nobody's concern."""
     label_delay_max_days: float = Field(default=60, gt=0)

@@ -1,13 +1,16 @@
 """From a fitted network to a model that may be published: gates, reference and golden rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
-from hapredict.registry.bundle import Golden, Reference, score_bin
+from hapredict.features.clock import Clock, Clocked
+from hapredict.monitoring.seasons import Expected, usual_gaps
+from hapredict.registry.bundle import Golden, Reference, pack_counts, score_bin
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.decisions import cost_metrics
 from hapredict.training.extras import quantiles_among
@@ -78,12 +81,18 @@ def reference(
     labels: NDArray[Any],
     scores: NDArray[Any],
     before: Reference | None,
+    *,
+    bin_totals: Sequence[int] = (),
+    clocked: Clocked | None = None,
+    held_s: NDArray[np.float64] | None = None,
 ) -> Reference:
     """What the monitor compares live traffic with.
 
-    `bins` count all `rows` learned from; labels [held] and scores [held, outputs] are of rows that
-    training did not see. The loss baseline only falls from version to version: one that rose with
-    each bad week would make the monitor deaf.
+    `bins` count all `rows` learned from, `bin_totals` says how many belong to each feature, and
+    `clocked` counts them by time if they have one. labels [held] and scores [held, outputs] are of
+    rows that training did not see, `held_s` [held] are their times in seconds since the epoch. The
+    loss baseline only falls from version to version: one that rose with each bad week would make
+    the monitor deaf.
     """
     scale = before.loss_scale if before is not None else loss_scale(schema.task, labels)
     mean = float(losses(schema.task, labels, scores, scale).mean())
@@ -99,8 +108,19 @@ def reference(
         loss_scale=scale,
         rows=rows,
     )
-    counts = np.bincount(score_bin(blank, scores), minlength=len(edges) + 1)
-    return Reference.from_json({**blank.to_json(), "score_counts": list(map(int, counts))})
+    places = score_bin(blank, scores)
+    counts = np.bincount(places, minlength=len(edges) + 1)
+    found = replace(blank, score_counts=tuple(map(int, counts)))
+    if clocked is not None:
+        parts = np.split(np.asarray(bins), np.cumsum(bin_totals)[:-1])
+        usual = usual_gaps(Expected(parts, clocked.hourly), clocked.counts, clocked.hours)
+        found = replace(found, hourly=pack_counts(clocked.hourly), usual=tuple(usual))
+    if held_s is not None:
+        clock = Clock.of(held_s.min(), held_s.max(), len(held_s), len(counts))
+        held = clock.count(held_s, places[:, None], (len(counts),))
+        usual = usual_gaps(Expected([counts], held.hourly), held.counts, held.hours)
+        found = replace(found, score_hourly=pack_counts(held.hourly), score_usual=tuple(usual))
+    return found
 
 
 def golden_rows(schema: Schema, table: Table) -> Table:

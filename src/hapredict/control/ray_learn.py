@@ -127,7 +127,15 @@ class Run:
             scores, extras = engine.answer(plan.apply(held_table))
             before = champion.reference if champion else None
             live = reference(
-                schema, prepared.bins, prepared.counts.used, held.labels, scores, before
+                schema,
+                prepared.bins,
+                prepared.counts.used,
+                held.labels,
+                scores,
+                before,
+                bin_totals=plan.bin_totals,
+                clocked=prepared.clocked,
+                held_s=None if schema.time is None else held_table[schema.time],
             )
             champion_scores = champion.scores(held_table) if champion else None
             verdict = judge(

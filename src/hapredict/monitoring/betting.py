@@ -16,10 +16,10 @@ from hapredict.monitoring.evidence import (
     RECENT,
     SETTLE_WINDOWS,
     Change,
-    Floats,
     log_mean,
     time_weight,
 )
+from hapredict.monitoring.seasons import Floats
 
 LOSS_BETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Stakes of the loss detector, as shares of the largest that cannot ruin."""
@@ -83,6 +83,7 @@ class LossDetector:
             since_s=float(self._gamblers["start_s"][best]),
             live=np.array([self._gamblers["loss"][best] / labels]),
             rows=int(labels),
+            expected=np.array([self.bound]),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,20 +1,21 @@
 """One champion under watch: its reference, its detectors, and the sentences of its alarms."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from hapredict.data.schema import Schema
 from hapredict.monitoring.betting import LossDetector, loss_bound
-from hapredict.monitoring.evidence import Change, DriftDetector, Floats, total_variation
+from hapredict.monitoring.evidence import Change, DriftDetector
 from hapredict.monitoring.report import Alarm, FeatureDrift
+from hapredict.monitoring.seasons import Expected, total_variation
 from hapredict.monitoring.windows import Window, Windows
-from hapredict.registry.bundle import Bundle, Reference
+from hapredict.registry.bundle import Bundle, Reference, unpack_counts
 from hapredict.sections import DAY_S
 from hapredict.sections_live import MonitoringSpec
 from hapredict.serving.journal import WindowCounts
@@ -91,9 +92,17 @@ class Champion:
         )
         ends = np.cumsum([len(labels) for labels in view.bin_labels])[:-1]
         counts = np.split(np.array(reference.bins, np.int64), ends) if view.features else []
-        level = rules.false_alarm_windows
-        self.inputs = DriftDetector(counts, rules.drift_tolerance, level)
-        self.scores = DriftDetector([reference.score_counts], rules.drift_tolerance, level)
+        numbers = len(view.schema.numbers)
+        self.inputs = _detector(
+            counts,
+            reference.hourly,
+            reference.usual,
+            [place < numbers for place in range(len(counts))],
+            rules,
+        )
+        self.scores = _detector(
+            [reference.score_counts], reference.score_hourly, reference.score_usual, [True], rules
+        )
 
     def lower_baseline(self, view: View, own: tuple[float, int]) -> tuple[float, int]:
         """The lower of this champion's baseline and a successor's `own`, as (mean, rows)."""
@@ -132,7 +141,7 @@ class Champion:
                 feature="",
                 at_s=change.at_s,
                 since_s=change.since_s,
-                effect=float(total_variation(change.live, self._shares(self.scores, 0))),
+                effect=float(total_variation(change.live, change.expected)),
                 log_evidence=float(self.scores.log_evidence[0]),
                 reason=self._moved("the scores", self.scores, 0, change, self._score_labels()),
             )
@@ -143,7 +152,7 @@ class Champion:
                 feature=name,
                 at_s=change.at_s,
                 since_s=change.since_s,
-                effect=float(total_variation(change.live, self._shares(self.inputs, place))),
+                effect=float(total_variation(change.live, change.expected)),
                 log_evidence=float(self.inputs.log_evidence[place]),
                 reason=self._moved(
                     repr(name), self.inputs, place, change, self.view.bin_labels[place]
@@ -184,7 +193,11 @@ class Champion:
     def _fold(self, window: Window) -> None:
         for detector, counts in ((self.inputs, window.bins), (self.scores, window.scores)):
             detector.update(
-                counts, start_s=window.start_s, end_s=window.end_s, weight=window.weight
+                counts,
+                start_s=window.start_s,
+                end_s=window.end_s,
+                weight=window.weight,
+                hours=window.hours,
             )
 
     def _loss_alarm(self, change: Change) -> Alarm:
@@ -211,7 +224,7 @@ class Champion:
         change: Change,
         labels: tuple[str, ...],
     ) -> str:
-        reference = self._shares(detector, place)
+        reference = change.expected
         gap = np.abs(change.live - reference)
         told = ", ".join(
             f"{labels[i]} {'rose' if change.live[i] > reference[i] else 'fell'} from "
@@ -224,16 +237,28 @@ class Champion:
             f"{_day(change.since_s)} ({_percent(detector.tolerance[place])} is tolerated): {told}"
         )
 
-    def _shares(self, detector: DriftDetector, place: int) -> Floats:
-        shares: NDArray[np.float64] = detector.shares[place, : detector.bins[place]]
-        return shares
-
     def _score_labels(self) -> tuple[str, ...]:
         edges = [f"{edge:.3g}" for edge in self.view.reference.score_edges]
         if not edges:
             return ("any score",)
         between = (f"{low} to {high}" for low, high in pairwise(edges))
         return (f"below {edges[0]}", *between, f"{edges[-1]} and above")
+
+
+def _detector(
+    counts: Sequence[ArrayLike],
+    hourly: str,
+    usual: tuple[float, ...],
+    ordered: Sequence[bool],
+    rules: MonitoringSpec,
+) -> DriftDetector:
+    by_hour = unpack_counts(hourly if rules.seasons else "", sum(map(np.size, counts)))
+    return DriftDetector(
+        Expected(counts, by_hour),
+        np.maximum(rules.drift_tolerance, usual or 0.0),
+        rules.false_alarm_windows,
+        ordered=ordered,
+    )
 
 
 def _percent(share: float) -> str:

@@ -30,7 +30,7 @@ from hapredict.sections_live import MonitoringSpec
 from hapredict.serving.journal import NO_VERSION, Label, PredictionPart
 from hapredict.training.metrics import losses
 
-_FORMAT = 1
+_FORMAT = 2
 _VIEWS_MAX = 8
 """Versions whose view is kept: late labels are about versions that have left service."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hapredict.features.clock import HOUR_S, WEEK_HOURS, hour_of_week
 from hapredict.monitoring.evidence import time_weight
 from hapredict.sections import DAY_S
 from hapredict.serving.journal import WindowCounts
@@ -36,6 +37,8 @@ class Window:
     bins: NDArray[np.int64]
     """Flat, all features behind each other."""
     scores: NDArray[np.int64]
+    hours: NDArray[np.float64]
+    """[168]: rows by hour of week."""
 
 
 class Watermark:
@@ -95,6 +98,7 @@ class Windows:
         self._window_s = window_s
         self._bins = np.zeros(bins, np.int64)
         self._scores = np.zeros(scores, np.int64)
+        self._hours = np.zeros(WEEK_HOURS)
         self._rows = 0
         self._start_s = 0.0
         self._now_s: float | None = None
@@ -124,6 +128,9 @@ class Windows:
                 self.rows_late += one.rows
             self._bins += one.bins
             self._scores += one.scores
+            # a bucket longer than an hour does not say which of its hours
+            hours = hour_of_week(np.arange(start_s, start_s + bucket_s, HOUR_S))
+            np.add.at(self._hours, hours, one.rows / len(hours))
             self._rows += one.rows
             self._now_s = max(self._now_s, min(start_s + bucket_s, watermark_s))
             if self._rows >= self._window_rows:
@@ -136,6 +143,7 @@ class Windows:
             "times": [self._start_s, self._now_s, self._closed_s],
             "bins": self._bins.tolist(),
             "scores": self._scores.tolist(),
+            "hours": {int(hour): float(self._hours[hour]) for hour in self._hours.nonzero()[0]},
         }
 
     def restore(self, raw: Mapping[str, Any]) -> None:
@@ -144,6 +152,9 @@ class Windows:
         self._start_s, self._now_s, self._closed_s = raw["times"]
         self._bins = np.array(raw["bins"], np.int64)
         self._scores = np.array(raw["scores"], np.int64)
+        self._hours[:] = 0
+        for hour, rows in raw["hours"].items():
+            self._hours[int(hour)] = rows
 
     def _close(self) -> Window:
         now_s = self._start_s if self._now_s is None else self._now_s
@@ -154,8 +165,10 @@ class Windows:
             rows=self._rows,
             bins=self._bins.copy(),
             scores=self._scores.copy(),
+            hours=self._hours.copy(),
         )
         self._closed_s, self._rows = now_s, 0
         self._bins[:] = 0
         self._scores[:] = 0
+        self._hours[:] = 0
         return window

@@ -8,8 +8,10 @@ cannot change under its name without `load` seeing it. The manifest is written l
 is one, there is a whole bundle. Nothing in a bundle is code, and loading it runs none.
 """
 
+import base64
 import hashlib
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -54,12 +56,23 @@ class Reference:
     """Scale of the loss of a regression; 1 for other tasks."""
     rows: int
     """Rows behind `bins`."""
+    hourly: str = ""
+    """`bins` by hour of day or of week in UTC, [24 or 168, bins] as `pack_counts` packs it; "" if
+    the rows have no time, or too little of it."""
+    usual: tuple[float, ...] = ()
+    """For each feature the total variation that is usual between a stretch of the reference's time
+    and the reference (`monitoring.seasons.usual_gaps`)."""
+    score_hourly: str = ""
+    """`score_counts` by the hour, as `hourly`."""
+    score_usual: tuple[float, ...] = ()
+    """As `usual`, of the scores."""
 
     def __post_init__(self) -> None:
         for name in ("bins", "score_counts"):
             object.__setattr__(self, name, tuple(int(count) for count in getattr(self, name)))
-        edges = tuple(float(edge) for edge in self.score_edges)
-        object.__setattr__(self, "score_edges", edges)
+        for name in ("score_edges", "usual", "score_usual"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        edges = self.score_edges
         for name in ("loss_rows", "rows"):
             object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("loss_mean", "loss_scale"):
@@ -244,6 +257,20 @@ def load(store: Store, model: str, digest: str) -> Bundle:
             "use the hapredict that wrote it, or train again"
         )
         raise CorruptBundle(message) from error
+
+
+def pack_counts(counts: NDArray[np.int64]) -> str:
+    """Counts [groups, bins] as text of about a byte a count; "" for none."""
+    if not counts.size:
+        return ""
+    packed = zlib.compress(np.ascontiguousarray(counts, "<i8").tobytes(), 6)
+    return base64.b64encode(packed).decode("ascii")
+
+
+def unpack_counts(text: str, bins: int) -> NDArray[np.int64]:
+    """The counts [groups, bins] that `pack_counts` packed. Raises ValueError or zlib.error."""
+    data = zlib.decompress(base64.b64decode(text)) if text else b""
+    return np.frombuffer(data, "<i8").astype(np.int64).reshape(-1, max(bins, 1))
 
 
 def score_bin(reference: Reference, scores: NDArray[Any]) -> NDArray[np.int32]:

@@ -5,6 +5,7 @@
                            <sha256>.rows      training rows; the rows that judge
                            <sha256>.arrow     raw columns of the hold-out rows
                            <sha256>.npy       labels of training rows
+                           <sha256>.npz       counts of bins by the hour, if rows have a time
                            manifest.json      everything else; written last
 
 The key is a hash of all that the result depends on. Where there is a manifest there is a whole
@@ -26,6 +27,7 @@ from pyarrow import ipc
 from hapredict.data.rows import RowCounts
 from hapredict.data.schema import Schema, Table
 from hapredict.errors import CorruptBundle, NotFound
+from hapredict.features.clock import Clocked
 from hapredict.features.plan import FeaturePlan
 from hapredict.sections import DataSpec, FeatureSpec, TrainingSpec
 from hapredict.training.network import Examples
@@ -38,6 +40,7 @@ LABELS_MAX = 1_000_000
 
 _MANIFEST = "manifest.json"
 _USED = "used.json"
+_CLOCKED = ("hourly", "stretch", "counts", "hours")
 
 
 class Store(Files, Protocol):
@@ -106,6 +109,8 @@ class Prepared:
     held: Examples
     held_table: Table
     """Raw columns of `held`, row by row."""
+    clocked: Clocked | None = None
+    """The rows behind `bins` by the hour and in stretches of time, if they have a time."""
 
 
 def folder_of(model: str, key: str = "") -> str:
@@ -125,7 +130,13 @@ def write(store: Store, prefix: str, prepared: Prepared) -> None:
     }
     labels = io.BytesIO()
     np.save(labels, prepared.labels, allow_pickle=False)
+    clocked = ""
+    if prepared.clocked is not None:
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: getattr(prepared.clocked, name) for name in _CLOCKED})
+        clocked = _put(store, prefix, file.getvalue(), "npz")
     manifest = {
+        "clocked": clocked,
         "schema": schema.to_json(),
         "plan": prepared.plan.to_json(),
         "counts": asdict(prepared.counts),
@@ -166,6 +177,7 @@ def read(store: Store, prefix: str, folder: str | None) -> Prepared | None:
             validation=_judged(train, raw["validation"]),
             held=_judged(train, raw["held"]),
             held_table=_table_of(_get(store, prefix, raw["held_table"])),
+            clocked=_clocked_of(store, prefix, raw["clocked"]),
         )
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise CorruptBundle(f"{path}: is not what was written ({error!r})") from error
@@ -266,6 +278,13 @@ def _table_of(data: bytes) -> Table:
         column = found.column(name).to_numpy()
         table[name] = column if column.dtype == np.float64 else column.astype(object)
     return table
+
+
+def _clocked_of(store: Files, prefix: str, name: str) -> Clocked | None:
+    if not name:
+        return None
+    with np.load(io.BytesIO(_get(store, prefix, name)), allow_pickle=False) as found:
+        return Clocked(**{part: found[part] for part in _CLOCKED})
 
 
 def _json(value: Any) -> bytes:

@@ -25,6 +25,7 @@ from hapredict.data.ray_dataset import columns_of_frame, survey
 from hapredict.data.rows import RowCounts
 from hapredict.data.schema import Schema, Table, take
 from hapredict.errors import CorruptBundle, DataError, HapredictError
+from hapredict.features.clock import Clock, Clocked
 from hapredict.features.plan import FeaturePlan, count_bins
 from hapredict.features.stats import TableStats
 from hapredict.training.network import Examples
@@ -132,7 +133,11 @@ def prepare(
         files=store,
     )
     count = shard_count(totals.train * train.row_bytes)
-    job = ray.put(_Job(recipe, rows.schema, plan, bounds, totals, count, store, prefix))
+    clock = None
+    if rows.schema.time is not None:
+        span = (rows.orders.first, rows.orders.last)
+        clock = Clock.of(*span, rows.counts.used, sum(plan.bin_totals))
+    job = ray.put(_Job(recipe, rows.schema, plan, bounds, totals, count, clock, store, prefix))
     dealt = [
         _deal.options(num_returns=1 + count).remote(job, *group)
         for group in _groups(rows.blocks, sizes, -(-sum(totals) // count))
@@ -166,6 +171,7 @@ def prepare(
         validation=validation,
         held=held,
         held_table=held_table,
+        clocked=Clocked.sum(part.clocked for part in done if part.clocked) if clock else None,
     )
     write(store, prefix, prepared)
     discard_old(store, model)
@@ -192,6 +198,7 @@ class _Job:
     bounds: tuple[float, float]
     totals: _Sizes
     shards: int
+    clock: Clock | None
     store: Any
     prefix: str
 
@@ -201,6 +208,7 @@ class _Done:
     """What the caller keeps of a few blocks."""
 
     bins: NDArray[np.int64]
+    clocked: Clocked | None
     dealt: NDArray[np.int64]
     """Rows for each shard."""
     validation: PreparedRows
@@ -300,8 +308,10 @@ def _prepared_parts(job: _Job, blocks: Sequence[Block]) -> tuple[_Done, list[Pre
     named = {} if schema.id is None else {schema.id: rows.table[schema.id]}
     train = replace(rows, table=named)
     shard = np.where(part == 0, shard_of(rows.hashes, job.shards), -1)
+    bins = plan.bins(rows.table)
     done = _Done(
-        bins=count_bins(plan.bins(rows.table), plan.bin_totals),
+        bins=count_bins(bins, plan.bin_totals),
+        clocked=job.clock.count(rows.order, bins, plan.bin_totals) if job.clock else None,
         dealt=np.bincount(shard[shard >= 0], minlength=job.shards),
         validation=judging[0],
         held=judging[1],

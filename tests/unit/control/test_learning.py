@@ -1,5 +1,6 @@
 """From a fitted network to what may be published: gates, references and golden rows."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,10 @@ from hapredict.control.learning import (
     measure,
     reference,
 )
-from hapredict.registry.bundle import Reference, score_bin
+from hapredict.features.clock import Clock
+from hapredict.registry.bundle import Reference, score_bin, unpack_counts
+from hapredict.registry.store import encode_json
+from hapredict.sections import DAY_S
 from hapredict.sections_live import ServingSpec
 from hapredict.training.metrics import losses
 from tests.support.bundles import schema_of, table_of
@@ -125,6 +129,28 @@ class TestReference:
             assert before is None or found.loss_mean <= before.loss_mean
             assert found.loss_mean <= score**2 + 1e-12
             before = found
+
+    def test_rows_with_a_time_are_also_counted_by_the_hour_and_survive_json(self):
+        chance = np.random.default_rng(3)
+        at_s = np.sort(chance.uniform(0, 40 * DAY_S, 4000))
+        bins = chance.integers(0, 2, (4000, 1)).astype(np.int32)
+        clocked = Clock.of(at_s[0], at_s[-1], 4000, 2).count(at_s, bins, (2,))
+        found = reference(
+            SCHEMA,
+            clocked.hourly.sum(0),
+            4000,
+            np.zeros(900),
+            chance.random((900, 1)),
+            None,
+            bin_totals=(2,),
+            clocked=clocked,
+            held_s=at_s[-900:],
+        )
+        assert (unpack_counts(found.hourly, 2) == clocked.hourly).all()
+        by_hour = unpack_counts(found.score_hourly, SCORE_BINS)
+        assert by_hour.sum(0).tolist() == list(found.score_counts)
+        assert len(found.usual) == len(found.score_usual) == 1
+        assert Reference.from_json(json.loads(encode_json(found.to_json()))) == found
 
     def test_a_regression_keeps_the_scale_of_its_first_version(self):
         schema = schema_of((), "regression")

@@ -64,6 +64,17 @@ def test_counts_made_with_another_plan_are_left_out_and_counted():
     assert open_.rows_foreign == 57
 
 
+def test_a_window_says_how_many_of_its_rows_came_in_each_hour_of_the_week():
+    open_ = windows(window_rows=100)
+    open_.add((counts(7 * 24 + 5, 30), counts(7 * 24 + 6, 60)), end_of(7 * 24 + 6))
+    (closed,) = open_.add((counts(7 * 24 + 6, 20),), end_of(7 * 24 + 6))
+    assert closed.hours[[5, 6]].tolist() == [30, 80]
+    assert closed.hours.sum() == closed.rows
+    coarse = windows(window_rows=10, window_s=7 * DAY_S)
+    (closed,) = coarse.add((counts(0, 14),), 7 * HOUR_S)
+    assert closed.hours[:8].tolist() == [2.0] * 7 + [0.0]
+
+
 def test_windows_that_close_at_one_moment_share_the_time_between_them():
     open_ = windows(window_rows=50)
     closed = [w for _ in range(4) for w in open_.add((counts(0, 50),), end_of(0))]
