@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
 from hapredict.features.clock import Clock, Clocked
-from hapredict.monitoring.seasons import Expected, usual_gaps
+from hapredict.monitoring.seasons import MatchedShares, usual_gaps
 from hapredict.registry.bundle import Golden, Reference, pack_counts, score_bin
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.decisions import cost_metrics
@@ -113,12 +113,12 @@ def reference(
     found = replace(blank, score_counts=tuple(map(int, counts)))
     if clocked is not None:
         parts = np.split(np.asarray(bins), np.cumsum(bin_totals)[:-1])
-        usual = usual_gaps(Expected(parts, clocked.hourly), clocked.counts, clocked.hours)
+        usual = usual_gaps(MatchedShares(parts, clocked.hourly), clocked.counts, clocked.hours)
         found = replace(found, hourly=pack_counts(clocked.hourly), usual=tuple(usual))
     if held_s is not None:
         clock = Clock.of(held_s.min(), held_s.max(), len(held_s), len(counts))
         held = clock.count(held_s, places[:, None], (len(counts),))
-        usual = usual_gaps(Expected([counts], held.hourly), held.counts, held.hours)
+        usual = usual_gaps(MatchedShares([counts], held.hourly), held.counts, held.hours)
         found = replace(found, score_hourly=pack_counts(held.hourly), score_usual=tuple(usual))
     return found
 

@@ -26,7 +26,7 @@ from hapredict.errors import (
     TimedOut,
     TrainingFailed,
 )
-from hapredict.monitoring.ray_monitor import start_monitor
+from hapredict.monitoring.ray_monitor import POLL_S, start_monitor
 from hapredict.registry.bundle import load
 from hapredict.registry.catalog import Catalog, Entry, resume
 from hapredict.registry.store import Store, open_store
@@ -90,7 +90,7 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     if changed and number > 1 and before is not None and before.state.champion is not None:
         _retrain_if_learning_changed(store, spec, before)
     tell(f"spec {number} is stored in {url}", None)
-    start_monitor(spec.name, url, poll_s=min(0.5, spec.monitoring.report_s))
+    start_monitor(spec.name, url, poll_s=min(POLL_S, spec.monitoring.report_s))
     controller(spec.name, url, home)
     host, port, grpc_port = ingress(home)
     start_serve(port, grpc_port, host)

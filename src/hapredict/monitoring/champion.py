@@ -13,7 +13,7 @@ from hapredict.data.schema import Schema
 from hapredict.monitoring.betting import LossDetector, loss_bound
 from hapredict.monitoring.evidence import Change, DriftDetector
 from hapredict.monitoring.report import Alarm, FeatureDrift
-from hapredict.monitoring.seasons import Expected, total_variation
+from hapredict.monitoring.seasons import MatchedShares, total_variation
 from hapredict.monitoring.windows import Window, Windows
 from hapredict.registry.bundle import Bundle, Reference, unpack_counts
 from hapredict.sections import DAY_S
@@ -254,7 +254,7 @@ def _detector(
 ) -> DriftDetector:
     by_hour = unpack_counts(hourly if rules.seasons else "", sum(map(np.size, counts)))
     return DriftDetector(
-        Expected(counts, by_hour),
+        MatchedShares(counts, by_hour),
         np.maximum(rules.drift_tolerance, usual or 0.0),
         rules.false_alarm_windows,
         ordered=ordered,

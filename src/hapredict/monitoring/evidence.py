@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hapredict.monitoring.seasons import (
-    Expected,
     Floats,
+    MatchedShares,
     reference_error,
     sampling_error,
     total_variation,
@@ -88,13 +88,14 @@ class DriftDetector:
 
     def __init__(
         self,
-        expected: Expected | Sequence[ArrayLike],
+        expected: MatchedShares | Sequence[ArrayLike],
         tolerance: ArrayLike,
         level: float,
         *,
         ordered: Sequence[bool] | None = None,
     ) -> None:
-        self._expected = expected if isinstance(expected, Expected) else Expected(expected)
+        matched = expected if isinstance(expected, MatchedShares) else MatchedShares(expected)
+        self._expected = matched
         self.bins, self.features = self._expected.bins, self._expected.features
         self.shares = self._expected.shares
         self._least = np.broadcast_to(np.asarray(tolerance, np.float64), (self.features,))
@@ -143,8 +144,12 @@ class DriftDetector:
             ]
         )
         believed /= believed.sum(-1, keepdims=True)
-        gain = (live * _log_scores(shares, believed, self.tolerance)).sum(-1)
-        self._wealth = np.logaddexp(self._wealth, np.log(weight)) + gain
+        scores = _log_scores(shares, believed, self.tolerance)
+        gain = (live * scores).sum(-1)
+        # who believes in nothing beyond the tolerance does not bet; capital that lies idle would
+        # add up to the threshold in as much time as it says, change or not
+        start = np.where(scores.any(-1), np.log(weight), NONE)
+        self._wealth = np.logaddexp(self._wealth, start) + gain
         fresh = self._run <= 0
         self._run_start[fresh] = start_s
         self._run_seen[fresh] = 0

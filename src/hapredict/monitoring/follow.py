@@ -7,7 +7,6 @@ their labels are read.
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +21,15 @@ from hapredict.serving.journal import (
     labels_prefix,
     part_path,
     predictions_prefix,
-    unread,
 )
 
 KINDS = ("predictions", "labels")
 """Of parts; of two parts of the same time, predictions go first."""
+
+_LOOKS_A_LOOK = 8
+_LOOKS_MAX = 64
+"""A source without news for so many looks is looked at once in an eighth as many, and at least once
+in 64: replicas that ended long ago must cost nothing, and may leave parts that others ship."""
 
 
 def snapshot_path(model: str) -> str:
@@ -47,10 +50,16 @@ class Follower:
         self._prefixes = (predictions_prefix(model), labels_prefix(model))
         self._sequence: int | None = None
         self._read: dict[str, tuple[float, Any]] = {}
+        self._known: tuple[set[str], set[str]] = (set(), set())
+        self._empty: set[tuple[int, str]] = set()
+        self._looks = 0
+        self._news: dict[tuple[int, str], int] = {}
         self._unreadable: list[str] = []
         self.monitor = Monitor(model)
         self.unsaved = 0
         """Parts that the last snapshot does not know."""
+        self.changes = 0
+        """Grows whenever there may be something new to report."""
         try:
             self.monitor = Monitor.from_bytes(store.get(snapshot_path(model)))
         except NotFound:
@@ -70,9 +79,10 @@ class Follower:
         self._store.put(snapshot_path(self.monitor.model), self.monitor.to_bytes())
         self.unsaved = 0
 
-    def step(self, parts_max: int = 1000) -> int:
+    def step(self, parts_max: int = 1000, *, everywhere: bool = True) -> int:
         """Look at the catalog, then fold at most so many parts; returns how many were folded.
 
+        Sources that have had no news for long are left out now and then, unless `everywhere`.
         Before there is a champion nothing is folded, since nothing could be counted. Raises
         StoreUnavailable; what was folded until then stays folded.
         """
@@ -82,37 +92,45 @@ class Follower:
         if entry.sequence != self._sequence:
             self.monitor.on_catalog(entry.state, self._bundle_of(entry.state))
             self._sequence = entry.sequence
-        positions = self.monitor.positions
-        waiting: dict[tuple[int, str], deque[tuple[int, str]]] = {}
-        for rank, prefix in enumerate(self._prefixes):
-            for source, seq, path in unread(self._store, prefix, positions[KINDS[rank]]):
-                waiting.setdefault((rank, source), deque()).append((seq, path))
+            self.changes += 1
+        self._looks += 1
         heads: list[tuple[float, int, str, int, Any]] = []
-        for (rank, source), paths in waiting.items():
-            self._read_next(rank, source, paths, heads)
+        for rank, prefix in enumerate(self._prefixes):
+            known = self._known[rank]
+            known.update(self._store.children(prefix, known))
+            for source in sorted(known):
+                if (everywhere or self._is_due(rank, source)) and (rank, source) not in self._empty:
+                    self._read_next(rank, source, heads)
         folded = 0
         while heads and folded < parts_max:
             _, rank, source, seq, part = heapq.heappop(heads)
             self._read.pop(part_path(self._prefixes[rank], source, seq), None)
             self.unsaved += 1
+            self.changes += 1
             if KINDS[rank] == "predictions":
                 self.monitor.fold_predictions(part)
             else:
                 self.monitor.fold_labels(source, seq, part)
             folded += 1
-            self._read_next(rank, source, waiting[rank, source], heads)
+            self._read_next(rank, source, heads)
+        self._empty.clear()
         return folded
 
+    def _is_due(self, rank: int, source: str) -> bool:
+        quiet = self._looks - self._news.get((rank, source), 0)
+        return self._looks % max(1, min(quiet // _LOOKS_A_LOOK, _LOOKS_MAX)) == 0
+
     def _read_next(
-        self,
-        rank: int,
-        source: str,
-        paths: deque[tuple[int, str]],
-        heads: list[tuple[float, int, str, int, Any]],
+        self, rank: int, source: str, heads: list[tuple[float, int, str, int, Any]]
     ) -> None:
-        """Put the next readable part of a source among `heads`."""
-        while paths:
-            seq, path = paths.popleft()
+        """Put the next readable part of a source among `heads`, if it is there.
+
+        Sequences are dense, so its name is known, and nothing need be listed. A part that appears
+        late is never jumped over.
+        """
+        while True:
+            seq = self.monitor.positions[KINDS[rank]].get(source, 0) + 1
+            path = part_path(self._prefixes[rank], source, seq)
             try:
                 at_s, part = self._part(rank, path)
             except CorruptBundle as error:
@@ -120,9 +138,13 @@ class Follower:
                 self._unreadable.append(f"{path}: {error}")
                 self.monitor.pass_over(KINDS[rank], source, seq)
                 self.unsaved += 1
+                self.changes += 1
             except NotFound:
+                # should the step break off, the next one need not ask again
+                self._empty.add((rank, source))
                 return
             else:
+                self._news[rank, source] = self._looks
                 heapq.heappush(heads, (at_s, rank, source, seq, part))
                 return
 
@@ -135,7 +157,7 @@ class Follower:
         if path not in self._read:
             data = self._store.get(path)
             if KINDS[rank] == "predictions":
-                part = decode(data)
+                part = decode(data, columns=self.monitor.columns)
                 self._read[path] = (float(part.at_s.max(initial=0.0)), part)
             else:
                 labels = decode_labels(data)

@@ -57,6 +57,11 @@ class Monitor:
         """The last part folded of each source, for "predictions" and for "labels"."""
         return self._positions
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a part's table that `fold_predictions` looks at."""
+        return ()
+
     def on_catalog(self, state: CatalogState, bundle_of: Callable[[int], Bundle]) -> None:
         """Follow the catalog: compare with the champion's reference, know who else scores.
 

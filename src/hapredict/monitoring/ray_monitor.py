@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "hapredict"
 
+POLL_S = 1.0
+"""Pause between two looks at the store."""
+SNAPSHOT_S = 60.0
+"""Pause between two snapshots."""
+
 _PARTS_PER_STEP = 1000
 _PARTS_PER_SNAPSHOT = 2000
 _SNAPSHOT_TIME_SHARE = 0.05
@@ -48,7 +53,7 @@ class MonitorActor:
     """
 
     def __init__(
-        self, model: str, store_url: str, poll_s: float = 0.5, snapshot_s: float = 20.0
+        self, model: str, store_url: str, poll_s: float = POLL_S, snapshot_s: float = SNAPSHOT_S
     ) -> None:
         self._model = model
         self._store_url = store_url
@@ -81,14 +86,14 @@ class MonitorActor:
     def _follow(self) -> None:
         follower: Follower | None = None
         save_at_s = time.monotonic() + self._snapshot_s
-        told = ""
+        told, woken, seen = "", True, 0
         while True:
             folded, trouble, pause_s = 0, "", self._poll_s
             try:
                 if follower is None:
                     follower = Follower(open_store(self._store_url), self._model)
                 began_s = time.monotonic()
-                folded = follower.step(_PARTS_PER_STEP)
+                folded = follower.step(_PARTS_PER_STEP, everywhere=woken)
                 now_s = time.monotonic()
                 if not folded:
                     # a long journal takes long to list: looking in vain must not fill the time
@@ -104,12 +109,14 @@ class MonitorActor:
             except Exception as error:
                 # whatever it is, the other parts and the next version may still be fine
                 trouble = f"{type(error).__name__}: {error}"
-                if trouble != told:  # not every half second
+                if trouble != told:  # not at every look
                     log.exception("the monitor of %s goes on after an error", self._model)
-            told = trouble
-            self._publish(follower, trouble)
+            changes = follower.changes if follower else 0
+            if woken or trouble != told or changes != seen:
+                self._publish(follower, trouble)
+            told, seen = trouble, changes
             if folded < _PARTS_PER_STEP:
-                self._wake.wait(min(pause_s, _PAUSE_MAX_S))
+                woken = self._wake.wait(min(pause_s, _PAUSE_MAX_S))
                 self._wake.clear()
 
     def _publish(self, follower: Follower | None, trouble: str) -> None:
@@ -126,7 +133,7 @@ class MonitorActor:
 
 
 def start_monitor(
-    model: str, store_url: str, *, poll_s: float = 0.5, snapshot_s: float = 20.0
+    model: str, store_url: str, *, poll_s: float = POLL_S, snapshot_s: float = SNAPSHOT_S
 ) -> Any:
     """A handle to the model's monitor, which is started if none runs.
 

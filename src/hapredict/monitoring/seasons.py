@@ -49,7 +49,7 @@ def reference_error(shares: Floats, rows: ArrayLike) -> Floats:
     return np.asarray(np.maximum(2 * expected, expected + 3 * _sampling_spread(shares, rows)))
 
 
-class Expected:
+class MatchedShares:
     """The shares that each feature should have, at any mixture of hours.
 
     `counts` are the reference's rows in each bin, feature by feature. `hourly` are the same rows by
@@ -134,7 +134,7 @@ class Expected:
 
 
 def usual_gaps(
-    expected: Expected, stretches: NDArray[np.int64], hours: NDArray[np.int64]
+    expected: MatchedShares, stretches: NDArray[np.int64], hours: NDArray[np.int64]
 ) -> Floats:
     """What total variation [features] of a stretch of time is usual in the reference.
 

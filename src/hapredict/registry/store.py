@@ -12,7 +12,7 @@ import json
 import os
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
@@ -74,8 +74,11 @@ class Store(ABC):
         """Remove an object. One that is not there is no error, since S3 cannot tell."""
 
     @abstractmethod
-    def children(self, prefix: str) -> list[str]:
-        """Names of the folders directly in folder `prefix` that hold an object, sorted."""
+    def children(self, prefix: str, known: Collection[str] = ()) -> list[str]:
+        """Names of the folders directly in folder `prefix` that hold an object, sorted.
+
+        Of those in `known` the caller knows that they do, which saves a look into each.
+        """
 
     def put_once(self, path: str, data: bytes) -> None:
         """Create an object; the same bytes again are no error.
@@ -143,7 +146,7 @@ def _checked(path: str) -> str:
         if (
             not part
             or part.startswith(".")
-            or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in part)
+            or not ((part.isascii() and part.isprintable()) or _is_plain(part))
             or "\\" in part
             or len(part.encode()) > _NAME_BYTES_MAX
         ):
@@ -153,6 +156,10 @@ def _checked(path: str) -> str:
             )
             raise BadRequest(message)
     return path
+
+
+def _is_plain(part: str) -> bool:
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in part)
 
 
 def _folder(prefix: str) -> str:
@@ -212,12 +219,12 @@ class FileStore(Store):
                 target.unlink()
                 _sync(target.parent)
 
-    def children(self, prefix: str) -> list[str]:
+    def children(self, prefix: str, known: Collection[str] = ()) -> list[str]:
         with self._guard("list", prefix):
             folder = _folder(prefix)
             start = f"{folder}/" if folder else ""
             names = [entry.name for entry in self._entries(folder) if entry.is_dir()]
-            return sorted(name for name in names if any(self._below(start + name)))
+            return sorted(n for n in names if n in known or any(self._below(start + n)))
 
     def _below(self, folder: str) -> Iterator[str]:
         waiting = [folder]
@@ -337,7 +344,7 @@ class ObjectStore(Store):
         with suppress(NotFound), self._guard("delete", path):
             obstore.delete(self._inner, _checked(path))
 
-    def children(self, prefix: str) -> list[str]:
+    def children(self, prefix: str, known: Collection[str] = ()) -> list[str]:  # noqa: ARG002 - one call tells all
         folder = _folder(prefix)
         with self._guard("list", prefix):
             found = obstore.list_with_delimiter(self._inner, folder or None)

@@ -15,7 +15,7 @@ up windows without touching rows.
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,10 +27,16 @@ from pyarrow import ipc, parquet
 from hapredict.data.schema import Schema, Table
 from hapredict.errors import CorruptBundle
 from hapredict.registry.store import decode_json, encode_json
+from hapredict.serving.columns import lists_column, matrix_of, text_column, values_column
 
 NO_VERSION = 0
 """Stands in `other_versions` where a row was scored by one version only; versions start at 1."""
 
+_OWN = (
+    *("prediction_id", "at_s", "event_s", "key"),
+    *("version", "scores", "other_version", "other_scores"),
+)
+"""Columns of a part beside those of its table, which begin with _FEATURE."""
 _FEATURE = "f:"
 _METADATA = b"hapredict"
 _FAULTS = (pa.ArrowException, OSError, KeyError, ValueError, TypeError, zlib.error)
@@ -237,13 +243,18 @@ def encode(part: PredictionPart, schema: Schema | None = None) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes, schema: Schema | None = None) -> PredictionPart:
+def decode(
+    data: bytes, schema: Schema | None = None, *, columns: Collection[str] | None = None
+) -> PredictionPart:
     """The part in `data`; with a schema, its table has exactly the columns of the schema.
 
+    With `columns` only these of the table are read: most of the cost of a part is its table.
     Raises CorruptBundle if the bytes are not a part.
     """
     try:
-        return _part(parquet.read_table(pa.BufferReader(data), use_threads=False), schema)
+        names = None if columns is None else [*_OWN, *(_FEATURE + name for name in columns)]
+        file = parquet.ParquetFile(pa.BufferReader(data))
+        return _part(file.read(names, use_threads=False), schema)
     except _FAULTS as error:
         raise CorruptBundle(f"these bytes are not a part of the journal: {error}") from error
 
@@ -314,16 +325,16 @@ def _arrow(part: PredictionPart, schema: Schema | None) -> Any:
         "prediction_id": pa.array(part.ids, pa.string()),
         "at_s": pa.array(part.at_s, pa.float64()),
         "event_s": pa.array(part.event_s, pa.float64()),
-        "key": _text(part.keys),
+        "key": text_column(part.keys),
         "version": pa.array(part.versions, pa.int64()),
-        "scores": _lists(part.scores, None),
+        "scores": lists_column(part.scores, None),
         "other_version": pa.array(part.other_versions, pa.int64(), mask=alone),
-        "other_scores": _lists(part.other_scores, alone),
+        "other_scores": lists_column(part.other_scores, alone),
     }
     for name, is_text in (_columns(schema) if schema is not None else {}).items():
         columns[_FEATURE + name] = pa.nulls(part.rows, pa.string() if is_text else pa.float64())
     for name, values in part.table.items():
-        columns[_FEATURE + name] = _values(values)
+        columns[_FEATURE + name] = values_column(values)
     metadata = {
         "source": part.source,
         "seq": part.seq,
@@ -331,40 +342,6 @@ def _arrow(part: PredictionPart, schema: Schema | None) -> Any:
         "windows": [window.to_json() for window in part.windows],
     }
     return pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(metadata)})
-
-
-def _values(values: NDArray[Any]) -> Any:
-    if values.dtype == object:
-        return _text(values)
-    return pa.array(values, pa.float64(), from_pandas=True)
-
-
-def _text(values: Iterable[str | None]) -> Any:
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError:  # half a surrogate pair: valid JSON, invalid UTF-8
-        replaced = [v if v is None else v.encode("utf-8", "replace").decode() for v in values]
-        return pa.array(replaced, pa.string())
-
-
-def _lists(scores: NDArray[np.float64], missing: NDArray[np.bool_] | None) -> Any:
-    held = ~np.isnan(scores)
-    offsets = np.zeros(len(scores) + 1, np.int32)
-    np.cumsum(held.sum(axis=1), out=offsets[1:])
-    mask = None if missing is None else pa.array(missing, pa.bool_())
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(scores[held], pa.float64()), mask=mask
-    )
-
-
-def _matrix(lists: Any) -> NDArray[np.float64]:
-    lists = lists.combine_chunks()
-    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    matrix = np.full((len(lengths), int(lengths.max(initial=0))), np.nan)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = lists.flatten().to_numpy(
-        zero_copy_only=False
-    )
-    return matrix
 
 
 def _part(table: Any, schema: Schema | None) -> PredictionPart:
@@ -390,9 +367,9 @@ def _part(table: Any, schema: Schema | None) -> PredictionPart:
         event_s=columns["event_s"].to_numpy(),
         keys=tuple(columns["key"].to_pylist()),
         versions=columns["version"].to_numpy(),
-        scores=_matrix(columns["scores"]),
+        scores=matrix_of(columns["scores"]),
         other_versions=columns["other_version"].fill_null(NO_VERSION).to_numpy(),
-        other_scores=_matrix(columns["other_scores"]),
+        other_scores=matrix_of(columns["other_scores"]),
         table=held,
         windows=tuple(WindowCounts.from_json(window) for window in metadata["windows"]),
     )

@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 
 import pytest
 
@@ -105,6 +106,51 @@ def test_a_store_that_fails_again_and_again_costs_and_doubles_nothing(store, eve
     report = follower.monitor.report()
     assert (report.rows, report.labels_joined) == (600, 600)
     assert report.positions == straight.monitor.report().positions
+
+
+class Counting:
+    """A store that counts the looks into each source of the journal."""
+
+    def __init__(self, store):
+        self._store, self.looks = store, Counter()
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def get(self, path):
+        if path.startswith("journal/"):
+            self.looks[path.split("/")[3]] += 1
+        return self._store.get(path)
+
+
+def test_sources_that_ended_long_ago_cost_next_to_nothing(store):
+    ended = tuple(f"ended-{number}" for number in range(10))
+    write_traffic(store, (*ended, "lives"), days=1)
+    counting = Counting(store)
+    follower = Follower(counting, MODEL)
+    bundle = bundle_in(store)
+    follower.step()
+    for look in range(600):
+        if look == 500:
+            put_part(store, part_of(bundle, 2, source="lives", rows=1))
+            counting.looks.clear()
+        follower.step(everywhere=False)
+    # of each of the two kinds, where it is quiet for 500 looks and more
+    assert max(counting.looks[source] for source in ended) <= 2 * 2
+    assert counting.looks["lives"] > 15
+
+
+def test_a_part_that_an_ended_source_left_behind_is_found_within_64_looks(store):
+    write_traffic(store, days=1)
+    follower = Follower(store, MODEL)
+    bundle = bundle_in(store)
+    follower.step()
+    for _ in range(600):
+        assert follower.step(everywhere=False) == 0
+    put_part(store, part_of(bundle, 2, source="replica-a", day=1))
+    assert sum(follower.step(everywhere=False) for _ in range(64)) == 1
+    put_part(store, part_of(bundle, 2, source="replica-b", day=1))
+    assert follower.step() == 1
 
 
 def test_a_follower_goes_on_from_the_snapshot(store):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hapredict.features.clock import DAY_HOURS, WEEK_HOURS
 from hapredict.monitoring.evidence import DriftDetector
-from hapredict.monitoring.seasons import Expected, total_variation, usual_gaps
+from hapredict.monitoring.seasons import MatchedShares, total_variation, usual_gaps
 
 BINS = 8
 
@@ -26,7 +26,7 @@ def one_hour(hour, rows=500):
 def test_a_feature_that_is_the_same_at_all_hours_keeps_its_pooled_reference():
     chance = np.random.default_rng(0)
     _, counts = week(0.0, chance)
-    expected = Expected([counts.sum(0)], counts)
+    expected = MatchedShares([counts.sum(0)], counts)
     assert expected.seasonal == ()
     shares, rows = expected.at(one_hour(3))
     assert (shares == expected.shares).all()
@@ -35,7 +35,7 @@ def test_a_feature_that_is_the_same_at_all_hours_keeps_its_pooled_reference():
 
 def test_a_daily_season_is_told_by_the_hour_of_day_and_learned_from_all_days():
     shares, counts = week(0.5, np.random.default_rng(1))
-    expected = Expected([counts.sum(0)], counts)
+    expected = MatchedShares([counts.sum(0)], counts)
     found, rows = expected.at(one_hour(30))
     assert total_variation(found[0], shares[30]) < 0.02 < total_variation(shares[30], shares[18])
     # an hour of the day was seen seven times a week
@@ -44,15 +44,15 @@ def test_a_daily_season_is_told_by_the_hour_of_day_and_learned_from_all_days():
 
 def test_a_weekend_is_told_apart_where_whole_weeks_were_counted():
     shares, counts = week(0.5, np.random.default_rng(2), weekend=0.8)
-    by_week = Expected([counts.sum(0)], counts)
-    by_day = Expected([counts.sum(0)], counts.reshape(7, DAY_HOURS, BINS).sum(0))
+    by_week = MatchedShares([counts.sum(0)], counts)
+    by_day = MatchedShares([counts.sum(0)], counts.reshape(7, DAY_HOURS, BINS).sum(0))
     gap = [total_variation(e.at(one_hour(130))[0][0], shares[130]) for e in (by_week, by_day)]
     assert gap[0] < 0.04 < gap[1]
 
 
 def test_few_rows_an_hour_are_drawn_to_those_of_all():
     shares, counts = week(0.5, np.random.default_rng(3), rows=30)
-    expected = Expected([counts.sum(0)], counts)
+    expected = MatchedShares([counts.sum(0)], counts)
     raw = counts.reshape(7, DAY_HOURS, BINS).sum(0)
     raw = raw / raw.sum(1, keepdims=True)
     hours = range(DAY_HOURS)
@@ -67,7 +67,7 @@ def test_what_is_expected_are_always_shares_that_no_row_is_impossible_in(hours, 
     counts = np.concatenate([week(1.0, chance, rows=40)[1], week(0.0, chance, rows=40)[1]], axis=1)
     counts[:, BINS - 1] = 0
     counts[seed, :] = 0
-    expected = Expected(np.split(counts.sum(0), 2), counts)
+    expected = MatchedShares(np.split(counts.sum(0), 2), counts)
     shares, rows = expected.at(hours)
     assert shares.sum(1) == pytest.approx(1)
     assert (shares > 0).all()
@@ -77,7 +77,7 @@ def test_what_is_expected_are_always_shares_that_no_row_is_impossible_in(hours, 
 
 def test_a_window_over_several_hours_is_compared_with_their_mixture():
     _, counts = week(0.5, np.random.default_rng(4))
-    expected = Expected([counts.sum(0)], counts)
+    expected = MatchedShares([counts.sum(0)], counts)
     mixed = expected.at(one_hour(6, 300) + one_hour(18, 100))[0]
     parts = [expected.at(one_hour(hour))[0] for hour in (6, 18)]
     assert mixed == pytest.approx(0.75 * parts[0] + 0.25 * parts[1])
@@ -101,13 +101,13 @@ def rounds(detector, shares, days, chance, by_hour):
 def test_a_daily_cycle_is_drift_to_a_pooled_reference_and_none_to_a_matched_one():
     shares, counts = week(0.5, np.random.default_rng(5), rows=5000)
     for by_hour in (True, False):
-        detector = DriftDetector(Expected([counts.sum(0)], counts), 0.02, 90, ordered=[True])
+        detector = DriftDetector(MatchedShares([counts.sum(0)], counts), 0.02, 90, ordered=[True])
         assert rounds(detector, shares, 14, np.random.default_rng(6), by_hour) is not by_hour
 
 
 def test_a_shift_of_a_feature_with_a_season_is_found_within_a_day():
     shares, counts = week(0.5, np.random.default_rng(7), rows=5000)
-    detector = DriftDetector(Expected([counts.sum(0)], counts), 0.02, 90, ordered=[True])
+    detector = DriftDetector(MatchedShares([counts.sum(0)], counts), 0.02, 90, ordered=[True])
     chance = np.random.default_rng(8)
     assert not rounds(detector, shares, 3, chance, by_hour=True)
     tilted = shares * np.exp(0.5 * np.linspace(-1, 1, BINS))
@@ -124,17 +124,17 @@ def stretches(shocks, chance, rows=4000):
 
 def test_hours_that_differ_by_luck_alone_make_no_tolerance():
     _, counts, hours = stretches(np.zeros(336), np.random.default_rng(9))
-    assert usual_gaps(Expected([counts.sum(0)]), counts, hours) < 0.01
+    assert usual_gaps(MatchedShares([counts.sum(0)]), counts, hours) < 0.01
 
 
 def test_what_hours_usually_differ_by_is_tolerated():
     chance = np.random.default_rng(10)
     shares, counts, hours = stretches(0.2 * chance.normal(size=336), chance)
-    usual = usual_gaps(Expected([counts.sum(0)]), counts, hours)[0]
+    usual = usual_gaps(MatchedShares([counts.sum(0)]), counts, hours)[0]
     gaps = total_variation(shares, shares.mean(0))
     assert np.quantile(gaps, 0.95) < usual < 1.5 * gaps.max()
 
 
 def test_a_few_stretches_say_nothing():
     _, counts, hours = stretches([0.5, -0.5, 0.5], np.random.default_rng(11))
-    assert usual_gaps(Expected([counts.sum(0)]), counts, hours) == 0
+    assert usual_gaps(MatchedShares([counts.sum(0)]), counts, hours) == 0
