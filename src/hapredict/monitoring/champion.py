@@ -105,12 +105,17 @@ class Champion:
         )
 
     def lower_baseline(self, view: View, own: tuple[float, int]) -> tuple[float, int]:
-        """The lower of this champion's baseline and a successor's `own`, as (mean, rows)."""
+        """Of this champion's baseline and a successor's `own`, as (mean, rows), the stricter one."""
         alike = view.schema.task == self.view.schema.task and (
             view.schema.task != "regression"
             or view.reference.loss_scale == self.view.reference.loss_scale
         )
-        return min(own, self.baseline) if alike else own
+        if not alike:
+            return own
+        # by what would be tolerated: a lucky mean of few rows is no lower baseline
+        return min(
+            own, self.baseline, key=lambda found: loss_bound(*found, view.rules.loss_tolerance)
+        )
 
     def add_counts(self, counts: tuple[WindowCounts, ...], watermark_s: float) -> None:
         """Fold the counts of one part; windows that they close reach the detectors."""
