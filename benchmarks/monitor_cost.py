@@ -3,7 +3,7 @@
     python benchmarks/monitor_cost.py
 
 A model of 20 features with two replicas that report every 2 s, or 10, and twenty that ended long
-before. Ten seconds of it: the looks at the store, parts with 500 rows (a window) and with 250 labels,
+before. Ten seconds of it: looks at the store, parts with 500 rows (a window) and with 250 labels,
 the report after each, and the share of a snapshot. Counting is what a replica adds to the path of a
 request. Medians of rounds of processor time.
 """

@@ -105,7 +105,7 @@ class Champion:
         )
 
     def lower_baseline(self, view: View, own: tuple[float, int]) -> tuple[float, int]:
-        """Of this champion's baseline and a successor's `own`, as (mean, rows), the stricter one."""
+        """The stricter of this champion's baseline and a successor's `own`, as (mean, rows)."""
         alike = view.schema.task == self.view.schema.task and (
             view.schema.task != "regression"
             or view.reference.loss_scale == self.view.reference.loss_scale
@@ -113,9 +113,8 @@ class Champion:
         if not alike:
             return own
         # by what would be tolerated: a lucky mean of few rows is no lower baseline
-        return min(
-            own, self.baseline, key=lambda found: loss_bound(*found, view.rules.loss_tolerance)
-        )
+        tolerance = view.rules.loss_tolerance
+        return min(own, self.baseline, key=lambda one: loss_bound(one[0], one[1], tolerance))
 
     def add_counts(self, counts: tuple[WindowCounts, ...], watermark_s: float) -> None:
         """Fold the counts of one part; windows that they close reach the detectors."""
