@@ -7,7 +7,7 @@ BENCH := .venv-bench
 SERVERS := serve kserve mlserver
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo drills test check bench bench-train bench-serve clean
+.PHONY: help install demo drills test check bench bench-train bench-serve bench-drift clean
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -60,7 +60,7 @@ check: $(DONE) ## lint, format, types, floors
 bench: $(DONE) ## every script in benchmarks/, one after another
 	@set -eu; found=; \
 	for script in benchmarks/*.py; do \
-	  case $$script in *'*.py'|*/train_*|*/serve_*|*/bench_*) continue;; esac; \
+	  case $$script in *'*.py'|*/train_*|*/serve_*|*/drift_*|*/bench_*) continue;; esac; \
 	  found=yes; echo "== $$script"; $(PY) "$$script"; \
 	done; \
 	[ -n "$$found" ] || echo "benchmarks/ holds no script"
@@ -86,7 +86,16 @@ $(SERVERS:%=.venv-bench-%/.installed): .venv-bench-%/.installed: constraints-ben
 bench-serve: $(SERVERS:%=.venv-bench-%/.installed) ## serving against FastAPI and others (ARGS="--rounds 3")
 	$(PY) benchmarks/serve_speed.py $(ARGS)
 
+# River lives apart: nothing that runs or is tested needs it.
+.venv-bench-drift/.installed: constraints-bench-drift.txt $(DONE)
+	@set -eu; rm -rf .venv-bench-drift; $(PY) -m venv .venv-bench-drift; \
+	.venv-bench-drift/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<; \
+	touch $@
+
+bench-drift: .venv-bench-drift/.installed ## detectors against rules and river's (ARGS="--seeds 5")
+	$(PY) benchmarks/detectors.py --peers .venv-bench-drift/bin/python $(ARGS)
+
 clean: ## back to a fresh clone; hapredict's home .hapredict, which holds models, stays
-	rm -rf $(VENV) $(BENCH) $(SERVERS:%=.venv-bench-%) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
+	rm -rf $(VENV) $(BENCH) $(SERVERS:%=.venv-bench-%) .venv-bench-drift .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist out
 	rm -rf src/hapredict.egg-info
 	find . -path ./.git -prune -o -name __pycache__ -prune -exec rm -rf {} +

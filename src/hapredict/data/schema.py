@@ -166,7 +166,6 @@ class Schema:
 
     def label_of(self, value: Any) -> float:
         """One label of a live request. Raises BadRequest that says which values are known."""
-        wanted = "a number" if self.task == "regression" else f"one of {_listing(self.classes)}"
         try:
             if self.task == "regression" and value is not None:
                 return strict_number(value)
@@ -175,6 +174,7 @@ class Schema:
             text = None
         label = None if text is None else self._labels.get(text)
         if label is None:
+            wanted = "a number" if self.task == "regression" else f"one of {_listing(self.classes)}"
             raise BadRequest(
                 f"the label of {self.target!r} must be {wanted}; got {describe(value)}", 422
             )

@@ -21,7 +21,7 @@ from hapredict.monitoring.evidence import (
 )
 from hapredict.monitoring.seasons import Floats
 
-LOSS_BETS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+LOSS_BETS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Stakes of the loss detector, as shares of the largest that cannot ruin."""
 
 PAIRED_BETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
