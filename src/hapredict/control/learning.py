@@ -96,6 +96,10 @@ def reference(
     """
     scale = before.loss_scale if before is not None else loss_scale(schema.task, labels)
     mean = float(losses(schema.task, labels, scores, scale).mean())
+    baseline = (mean, len(labels))
+    if before is not None:
+        # with the rows that it was measured on: few would widen what is tolerated
+        baseline = min(baseline, (before.loss_mean, before.loss_rows))
     single = scores[:, 0] if scores.shape[1] == 1 else scores.max(axis=1)
     shares = np.linspace(0, 1, SCORE_BINS + 1)[1:-1]
     edges = tuple(map(float, np.unique(np.quantile(single.astype(np.float64), shares))))
@@ -103,8 +107,8 @@ def reference(
         bins=tuple(map(int, bins)),
         score_edges=edges,
         score_counts=(0,) * (len(edges) + 1),
-        loss_mean=mean if before is None else min(mean, before.loss_mean),
-        loss_rows=len(labels),
+        loss_mean=baseline[0],
+        loss_rows=baseline[1],
         loss_scale=scale,
         rows=rows,
     )

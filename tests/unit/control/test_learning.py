@@ -152,6 +152,11 @@ class TestReference:
         assert len(found.usual) == len(found.score_usual) == 1
         assert Reference.from_json(json.loads(encode_json(found.to_json()))) == found
 
+    def test_a_baseline_keeps_the_rows_that_it_was_measured_on(self):
+        before = self.of(np.zeros(5000), np.full((5000, 1), 0.2))
+        found = self.of(np.zeros(20), np.full((20, 1), 0.6), before)
+        assert (found.loss_mean, found.loss_rows) == (before.loss_mean, 5000)
+
     def test_a_regression_keeps_the_scale_of_its_first_version(self):
         schema = schema_of((), "regression")
         first = self.of(np.array([0.0, 10.0]), np.array([[1.0], [9.0]]), schema=schema)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,3 +140,23 @@ def test_what_hours_usually_differ_by_is_tolerated():
 def test_a_few_stretches_say_nothing():
     _, counts, hours = stretches([0.5, -0.5, 0.5], np.random.default_rng(11))
     assert usual_gaps(MatchedShares([counts.sum(0)]), counts, hours) == 0
+
+
+@given(st.integers(0, 47))
+@settings(max_examples=8, deadline=None)
+def test_a_detector_with_seasons_goes_on_from_its_json_as_if_it_had_never_stopped(stop):
+    shares, counts = week(0.5, np.random.default_rng(12))
+    whole, first, second = (
+        DriftDetector(MatchedShares([counts.sum(0)], counts), 0.02, 90, ordered=[True])
+        for _ in range(3)
+    )
+    chance = np.random.default_rng(13)
+    for hour in range(48):
+        live = chance.multinomial(500, shares[(hour + 6) % WEEK_HOURS])
+        if hour == stop:
+            second.restore(json.loads(json.dumps(first.to_json())))
+        parted = first if hour < stop else second
+        for detector in (whole, parted):
+            detector.update(live, start_s=hour, end_s=hour, weight=0.1, hours=one_hour(hour))
+    assert second.to_json() == whole.to_json()
+    assert whole.changes
