@@ -8,6 +8,7 @@ import pytest
 from hapredict.data.rows import RowCounts
 from hapredict.data.schema import rows_of
 from hapredict.errors import CorruptBundle
+from hapredict.features.clock import Clock
 from hapredict.features.plan import count_bins
 from hapredict.registry.store import open_store
 from hapredict.training.network import Examples
@@ -56,6 +57,7 @@ def prepared_in(store, prefix=PREFIX, rows=40):
         validation=examples.take(slice(20, 30)),
         held=examples.take(slice(30, rows)),
         held_table={name: column[30:] for name, column in table.items()},
+        clocked=Clock(24, 7200.0, 1).count(order, plan.bins(table), plan.bin_totals),
     )
     write(store, prefix, prepared)
     return prepared
@@ -68,6 +70,8 @@ def test_what_was_kept_is_read_back_to_the_bit(store):
         assert getattr(found, name) == getattr(kept, name)
     assert found.train == replace(kept.train, files=found.train.files)
     assert found.bins.tolist() == kept.bins.tolist()
+    for name in ("hourly", "stretch", "counts", "hours"):
+        assert (getattr(found.clocked, name) == getattr(kept.clocked, name)).all()
     assert found.labels.tobytes() == kept.labels.tobytes()
     for one, other in ((found.validation, kept.validation), (found.held, kept.held)):
         assert one.numbers.tobytes() == other.numbers.tobytes()
@@ -77,6 +81,11 @@ def test_what_was_kept_is_read_back_to_the_bit(store):
     for name, column in kept.held_table.items():
         assert found.held_table[name].dtype == column.dtype
         assert list(map(repr, found.held_table[name])) == list(map(repr, column))
+
+
+def test_rows_without_a_time_are_kept_without_counts_by_the_hour(store):
+    write(store, PREFIX, replace(prepared_in(store), clocked=None))
+    assert read(store, PREFIX, None).clocked is None
 
 
 def test_the_hold_out_can_be_scored_again_from_what_was_kept(store):
