@@ -129,7 +129,7 @@ class Windows:
             self._bins += one.bins
             self._scores += one.scores
             # a bucket longer than an hour does not say which of its hours
-            hours = hour_of_week(np.arange(start_s, start_s + bucket_s, HOUR_S))
+            hours = hour_of_week(start_s + HOUR_S * np.arange(max(1, round(bucket_s / HOUR_S))))
             np.add.at(self._hours, hours, one.rows / len(hours))
             self._rows += one.rows
             self._now_s = max(self._now_s, min(start_s + bucket_s, watermark_s))
