@@ -142,7 +142,7 @@ def prepare(
         _deal.options(num_returns=1 + count).remote(job, *group)
         for group in _groups(rows.blocks, sizes, -(-sum(totals) // count))
     ]
-    done = list(_results([refs[0] for refs in dealt]))
+    done, clocked = _done([refs[0] for refs in dealt])
     dealt_rows = functools.reduce(np.add, [part.dealt for part in done])
     starts = np.cumsum([0, *dealt_rows]).tolist()
     written = list(
@@ -171,7 +171,7 @@ def prepare(
         validation=validation,
         held=held,
         held_table=held_table,
-        clocked=Clocked.sum(part.clocked for part in done if part.clocked) if clock else None,
+        clocked=clocked,
     )
     write(store, prefix, prepared)
     discard_old(store, model)
@@ -235,6 +235,16 @@ def _results(tasks: Sequence[Any]) -> Iterator[Any]:
         if isinstance(found, HapredictError):
             raise found
         yield found
+
+
+def _done(tasks: Sequence[Any]) -> tuple[list["_Done"], Clocked | None]:
+    """What tasks keep for the caller, and their counts by time, which are many, as one sum."""
+    found, clocked = [], None
+    for part in _results(tasks):
+        if part.clocked is not None:
+            clocked = Clocked.sum((clocked, part.clocked) if clocked else (part.clocked,))
+        found.append(replace(part, clocked=None))
+    return found, clocked
 
 
 @ray.remote(num_returns=2)
