@@ -7,7 +7,6 @@ with what it has and says so.
 """
 
 import itertools
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hapredict.data.schema import Schema, Table
-from hapredict.data.values import TEXT_MAX
-from hapredict.errors import BadRequest, Conflict, GateRefused, HapredictError, TemporaryError
+from hapredict.errors import Conflict, GateRefused, HapredictError, TemporaryError
 from hapredict.features.typical import typical
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import Store, encode_json
@@ -26,9 +24,9 @@ from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
-from hapredict.serving.feedback import ID_MAX
 from hapredict.serving.health import HealthLog
 from hapredict.serving.journal import Label
+from hapredict.serving.label_check import check_label
 from hapredict.serving.recorder import LabelWriter, Recorder
 from hapredict.serving.risk import problems_of, rules_of
 from hapredict.serving.routing import Split
@@ -222,7 +220,7 @@ class Replica:
         """
         routes = self._serving()
         for place, label in enumerate(labels):
-            _check_label(routes, label, f"labels[{place}]")
+            check_label(routes, label, f"labels[{place}]")
         if labels:
             self._labels.add(labels)
 
@@ -386,27 +384,3 @@ def _kept(loaded: Mapping[int, Loaded], needed: set[int], kept: int) -> dict[int
     spare = sorted(set(loaded) - needed, reverse=True)
     room = max(0, kept - len(needed & set(loaded)))
     return {n: v for n, v in sorted(loaded.items()) if n in needed or n in spare[:room]}
-
-
-def _check_label(routes: Routes, label: Label, where: str) -> None:
-    name, most = ("id", TEXT_MAX) if label.of_row else ("prediction_id", ID_MAX)
-    if not 0 < len(label.id) <= most:
-        raise BadRequest(f"{where}: {name} must have 1 to {most} characters; got {len(label.id)}")
-    if label.of_row and routes.champion.schema.id is None:
-        raise BadRequest(
-            f"{where}.id: this model's rows have no id (data.id); send the prediction_id"
-        )
-    if not math.isfinite(label.at_s) or (
-        label.event_s is not None and not math.isfinite(label.event_s)
-    ):
-        raise BadRequest(f"{where}: its time must be a finite number of seconds")
-    try:
-        routes.champion.schema.label_of(label.value)
-    except BadRequest as error:
-        for loaded in routes.versions.values():  # a challenger may know a newer class
-            try:
-                loaded.schema.label_of(label.value)
-            except BadRequest:
-                continue
-            return
-        raise BadRequest(f"{where}: {error}", error.status) from None
