@@ -1,15 +1,21 @@
 """From a fitted network to a model that may be published: gates, reference and golden rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hapredict.data.schema import Schema, Table, rows_of
+from hapredict.registry import bundle
 from hapredict.registry.bundle import Golden, Reference, score_bin
+from hapredict.registry.store import Store
 from hapredict.sections_live import ServingSpec
 from hapredict.serving.decisions import cost_metrics
+from hapredict.serving.engine import Loaded, OnnxEngine
+from hapredict.spec import Spec
+from hapredict.training.export import Exported
 from hapredict.training.extras import quantiles_among
 from hapredict.training.metrics import (
     Verdict,
@@ -20,11 +26,74 @@ from hapredict.training.metrics import (
     no_harm,
     sanity,
 )
+from hapredict.training.prepared import Prepared
 
 ROWS_MIN = 50
 """Hold-out rows without which no gate speaks."""
 SCORE_BINS = 20
 GOLDEN_ROWS = 16
+_TOLD = ("holdout_rows", "parity", "bytes", "latency_us")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """A published bundle and what was found about its model."""
+
+    digest: str
+    verdict: Verdict
+    metrics: Mapping[str, float]
+    """Of the hold-out."""
+    scores: NDArray[np.float32]
+    """[held rows, outputs]: what the artefact says of the hold-out, `champion_scores` likewise."""
+    champion_scores: NDArray[np.float32] | None
+
+
+def judge_and_publish(
+    store: Store,
+    model: str,
+    spec: Spec,
+    prepared: Prepared,
+    exported: Exported,
+    champion: Loaded | None,
+    card: Callable[[Verdict], Mapping[str, Any]],
+) -> Judged:
+    """Score the hold-out by the artefact, judge it against the champion, and publish the bundle.
+
+    It is published whatever the verdict: the verdict says whether it may be used. `card` says
+    where the version comes from. Raises GateRefused for an artefact that cannot be loaded, and
+    StoreUnavailable.
+    """
+    schema, plan, held = prepared.schema, prepared.plan, prepared.held
+    engine = OnnxEngine(
+        exported.onnx,
+        numbers=2 * len(schema.numbers),
+        categories=len(schema.categories),
+        outputs=schema.outputs,
+    )
+    scores, extras = engine.answer(plan.apply(prepared.held_table))
+    before = champion.reference if champion else None
+    live = reference(schema, prepared.bins, prepared.counts.used, held.labels, scores, before)
+    champion_scores = champion.scores(prepared.held_table) if champion else None
+    verdict = judge(schema, prepared.labels, held.labels, scores, champion_scores, live.loss_scale)
+    told = {"holdout_rows": held.rows, **exported.report}
+    metrics = measure(schema, spec.serving, held.labels, scores, extras, engine.extras)
+    metrics |= {name: told[name] for name in _TOLD if name in told}
+    few = golden_rows(schema, prepared.held_table)
+    digest = bundle.publish(
+        store,
+        model,
+        spec=spec,
+        schema=schema,
+        plan=plan,
+        reference=live,
+        network_onnx=exported.onnx,
+        source=exported.source,
+        source_name=exported.source_name,
+        golden=golden(few, engine.scores(plan.apply(few))),
+        metrics=metrics,
+        card=card(verdict),
+    )
+    return Judged(digest, verdict, metrics, scores, champion_scores)
 
 
 def judge(

@@ -15,17 +15,16 @@ import ray
 
 from hapredict.control import runs
 from hapredict.control.labelled import as_columns, labelled_rows
-from hapredict.control.learning import golden, golden_rows, judge, measure, reference
+from hapredict.control.learning import judge_and_publish
 from hapredict.control.ray_lineage import commit_of, libraries
 from hapredict.control.specs import on_disk, read_spec, train_folder
 from hapredict.data.ray_dataset import find_files, of_blocks, open_dataset, with_rows
 from hapredict.data.values import lenient_texts
 from hapredict.errors import NotFound, TemporaryError
-from hapredict.registry import bundle
 from hapredict.registry.catalog import Catalog, Version
 from hapredict.registry.store import Store
 from hapredict.serving.decisions import check_costs
-from hapredict.serving.engine import Loaded, OnnxEngine, load_version
+from hapredict.serving.engine import Loaded, load_version
 from hapredict.spec import Spec
 from hapredict.training.calibration import set_aside
 from hapredict.training.families import find_family
@@ -88,12 +87,7 @@ class Run:
         with self.stage("prepare", "preparing the features"):
             prepared = self._prepare(found)
         del found  # and with it the rows in the object store
-        schema, plan, held, held_table = (
-            prepared.schema,
-            prepared.plan,
-            prepared.held,
-            prepared.held_table,
-        )
+        schema, plan, held = prepared.schema, prepared.plan, prepared.held
         shape = NetworkShape.of(plan, schema, prepared.labels, self.spec.training)
         check_costs(self.spec.serving, schema)
         validation, calibration = set_aside(shape, self.spec.training, prepared.validation)
@@ -118,57 +112,31 @@ class Run:
                 )
             )
         with self.stage("publish", "judging and publishing"):
-            engine = OnnxEngine(
-                exported.onnx,
-                numbers=2 * len(schema.numbers),
-                categories=len(schema.categories),
-                outputs=schema.outputs,
-            )
-            scores, extras = engine.answer(plan.apply(held_table))
-            before = champion.reference if champion else None
-            live = reference(
-                schema, prepared.bins, prepared.counts.used, held.labels, scores, before
-            )
-            champion_scores = champion.scores(held_table) if champion else None
-            verdict = judge(
-                schema, prepared.labels, held.labels, scores, champion_scores, live.loss_scale
-            )
-            metrics = {
-                **measure(schema, self.spec.serving, held.labels, scores, extras, engine.extras),
-                "holdout_rows": held.rows,
-                **{name: exported.report[name] for name in ("parity", "bytes", "latency_us")},
-            }
-            few = golden_rows(schema, held_table)
-            digest = bundle.publish(
+            judged = judge_and_publish(
                 self.store,
                 self.request.model,
-                spec=self.spec,
-                schema=schema,
-                plan=plan,
-                reference=live,
-                network_onnx=exported.onnx,
-                source=exported.source,
-                source_name=exported.source_name,
-                golden=golden(few, engine.scores(plan.apply(few))),
-                metrics=metrics,
-                card=self._card(prepared, fitted, verdict.reason, exported.report),
+                self.spec,
+                prepared,
+                exported,
+                champion,
+                lambda verdict: self._card(prepared, fitted, verdict.reason, exported.report),
             )
         until_s = prepared.last if schema.time else (self.request.event_s or 0.0)
         version = Version(
             number=0,
-            digest=digest,
+            digest=judged.digest,
             run=self.request.run,
             published_s=self.request.event_s or until_s,
             trained_until_s=until_s,
-            metrics=metrics,
+            metrics=judged.metrics,
         )
         total_s = round(time.monotonic() - self._started_s, 2)
         self.tell(
             state="finished",
-            detail=summary(metrics),
+            detail=summary(judged.metrics),
             restarts=fitted.restarts,
             version=version,
-            verdict=verdict,
+            verdict=judged.verdict,
             seconds={**self.record.seconds, "total": total_s},
         )
 
