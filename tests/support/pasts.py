@@ -1,4 +1,4 @@
-"""A small past whose world may turn round, and a spec that learns it in a blink."""
+"""A small past whose world may change, and a spec that learns it in a blink."""
 
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ ROWS_A_DAY = 40
 
 
 def columns_of_past(days=60, seed=0, turns=None, moves=None):
-    """Columns of a table: label `bad` follows `x`, and from day `turns` on its opposite.
+    """Columns of a table: label `bad` follows `x`, and from day `turns` on most rows are bad.
 
     From day `moves` on another mix of `x` is asked for, and the relation stays.
     """
@@ -25,8 +25,8 @@ def columns_of_past(days=60, seed=0, turns=None, moves=None):
     x = chance.normal(size=len(day))
     if moves is not None:
         x = np.where(day >= moves, 0.6 * x + 1.2, x)
-    side = np.where(day >= turns, -1.0, 1.0) if turns is not None else 1.0
-    bad = chance.random(len(day)) < 1 / (1 + np.exp(-3 * side * x))
+    worse = 0.0 if turns is None else np.where(day >= turns, 3.0, 0.0)
+    bad = chance.random(len(day)) < 1 / (1 + np.exp(-3 * x - worse))
     return {
         "x": x,
         "shop": chance.choice(["a", "b", "c"], len(day)).astype(object),

@@ -22,7 +22,7 @@ DRAWS = 4000
 """Of weeks, for an interval."""
 HINDSIGHT_DAYS = 14.0
 """After an alarm, in which a loss that has risen bears it out."""
-SHOWN = ("Install", "Promote", "RollBack", "Abort", "Train")
+SHOWN = ("Install", "SetShare", "Promote", "RollBack", "Abort", "Train", "RejectRun")
 """Entries of the catalog that a figure marks."""
 
 
