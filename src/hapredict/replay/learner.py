@@ -41,7 +41,6 @@ class CachedLearner:
         self._past, self._spec, self._kept, self._tell = past, spec, kept, tell
         self._code, self._threads = code, threads
         self._recipe = Recipe.of(spec.data, spec.features, spec.training)
-        self._digest = past.digest()
         self._known: dict[str, Learned] = {}
         self.fitted = 0
         """Trainings that were not found among those made before."""
@@ -54,7 +53,7 @@ class CachedLearner:
         return self._known[key]
 
     def _key(self, rows: NDArray[np.int64]) -> str:
-        prepared = self._recipe.key(past=self._digest, rows=hash_of(rows.tolist()), code=self._code)
+        prepared = self._recipe.key(rows=self._past.digest(rows), code=self._code)
         return hash_of([prepared, what_to_learn(self._spec.training)])[:32]
 
     def _learn(self, key: str, rows: NDArray[np.int64]) -> Learned:

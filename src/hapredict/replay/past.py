@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -17,6 +18,7 @@ from hapredict.sections import DAY_S, DataSpec
 
 STEPS_MIN = 2
 """Steps that are lived through at least; fewer decide nothing."""
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Times:
             yield begin, begin + self.step_s
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, for what is worked out once
 class Past:
     """All rows that have a time, in its order."""
 
@@ -136,15 +138,25 @@ class Past:
         label = float(self.labels[row])
         return label if self.schema.task == "regression" else self.schema.classes[int(label)]
 
-    def digest(self) -> str:
-        """The same for the same rows."""
-        told = hashlib.sha256(repr(self.schema.to_json()).encode())
-        for name in sorted(self.table):
-            column = self.table[name]
-            text = column.dtype == object
-            told.update("\0".join(map(repr, column)).encode() if text else column.tobytes())
-        told.update(self.labels.tobytes() + self.learnable.tobytes())
-        return told.hexdigest()
+    def digest(self, rows: NDArray[np.int64] | None = None) -> str:
+        """The same for the same rows, or all of them, in whatever past they stand."""
+        hashes = self._hashes if rows is None else self._hashes[rows]
+        return hashlib.sha256(repr(self.schema).encode() + hashes.tobytes()).hexdigest()
+
+    @cached_property
+    def _hashes(self) -> NDArray[np.uint64]:
+        """[rows]: a hash of what each holds."""
+        total = np.zeros(len(self), np.uint64)
+        for column in (*(self.table[name] for name in sorted(self.table)), self.labels):
+            values = column
+            if column.dtype == object:
+                texts = ["\0" if value is None else value for value in column]
+                unique, places = np.unique(np.array(texts, object), return_inverse=True)
+                told = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in unique]
+                values = np.frombuffer(b"".join(told), np.float64)[places]
+            total = (total + np.ascontiguousarray(values).view(np.uint64)) * _MIX
+            total ^= total >> np.uint64(29)
+        return total
 
     def __len__(self) -> int:
         return rows_of(self.table)

@@ -47,6 +47,15 @@ def test_a_share_of_the_rows_is_drawn_by_its_seed():
     assert half.digest() == same.digest() != other.digest()
 
 
+def test_rows_are_told_by_what_they_hold():
+    longer, other = past_of(days=20, turns=15), past_of(days=20, seed=1)
+    early = np.flatnonzero(PAST.event_s < START_S + 15 * DAY_S)
+    assert longer.digest(early) == PAST.digest(early)
+    assert longer.digest() != PAST.digest()
+    assert other.digest(early) != PAST.digest(early)
+    assert PAST.digest(early[1:]) != PAST.digest(early)
+
+
 def test_a_row_without_a_label_is_asked_for_and_not_learned_from():
     columns = columns_of_past(days=10)
     columns["bad"] = columns["bad"].astype(float)
