@@ -15,6 +15,9 @@ from hapredict.replay.policies import DEFAULT
 @click.option("--start", default="0.1667", show_default=True, help="date, or share of the time")
 @click.option("--step-days", type=click.FloatRange(0, min_open=True), default=1, show_default=True)
 @click.option("--label-delay", type=click.FloatRange(0), default=1, show_default=True, help="days")
+@click.option(
+    "--resume-days", type=click.FloatRange(0), default=7, show_default=True, help="to end a freeze"
+)
 @click.option("--sample", type=click.FloatRange(0, 1, min_open=True), default=1, help="of the rows")
 @click.option("--seed", default=0, show_default=True, help="of the sample and the intervals")
 @click.option("--figure", type=click.Path(dir_okay=False), help="HTML [replay/NAME.html in home]")
@@ -29,6 +32,7 @@ def replay(
     start: str,
     step_days: float,
     label_delay: float,
+    resume_days: float,
     sample: float,
     seed: int,
     figure: str | None,
@@ -55,7 +59,7 @@ def replay(
     wanted = [name.strip() for name in policies.split(",") if name.strip()]
     named(wanted, parsed)  # before anything is read
     past = Past.of(read_columns(parsed.data, home), parsed.data, share=sample, seed=seed)
-    times = past.times(start, step_days=step_days, delay_days=label_delay)
+    times = past.times(start, step_days=step_days, delay_days=label_delay, resume_days=resume_days)
     folder = home / "replay"
     with ReplayShown() as shown:
         outcome = live(

@@ -23,12 +23,14 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """When a replay begins and ends, how far apart its steps are, and how late truths come."""
+    """When a replay begins and ends, how far apart steps are, how late truths and people come."""
 
     start_s: float
     end_s: float
     step_s: float
     delay_s: float
+    resume_s: float = 7 * DAY_S
+    """After a freeze or a pause, until somebody has looked at it and resumes."""
 
     @property
     def steps(self) -> int:
@@ -88,7 +90,9 @@ class Past:
         """[rows]: when each happened."""
         return np.asarray(self.table[self.schema.time or ""])
 
-    def times(self, start: str, *, step_days: float, delay_days: float) -> Times:
+    def times(
+        self, start: str, *, step_days: float, delay_days: float, resume_days: float = 7
+    ) -> Times:
         """When to begin and end. `start` is a date, or the share of the time that comes before.
 
         Raises SpecError for a `start` that is neither, and DataError if too little lies before or
@@ -96,7 +100,8 @@ class Past:
         """
         first_s, last_s = float(self.event_s[0]), float(self.event_s[-1])
         start_s = _moment(start, first_s, last_s) // DAY_S * DAY_S
-        times = Times(start_s, last_s, step_days * DAY_S, delay_days * DAY_S)
+        days = (step_days, delay_days, resume_days)
+        times = Times(start_s, last_s, *(number * DAY_S for number in days))
         before = int(np.sum(self.learnable & (self.event_s + times.delay_s <= start_s)))
         after = int(np.sum(self.learnable & (self.event_s >= start_s)))
         span = f"the rows are from {_date(first_s)} to {_date(last_s)}"

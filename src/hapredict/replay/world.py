@@ -3,6 +3,7 @@
     for each step:  rows are asked  ->  answered by whom the catalog says, compared, counted
                     labels that have become known  ->  joined
                     control looks and acts until it holds; a training ends at the moment it begins
+                    whoever is on call resumes what has been frozen or paused for some days
 
 There is no cluster, no clock and no thread: what decides here is `control.loop.step` over a store
 in memory, and what scores is a `Replica`. Trainings take no simulated time, which is minutes
@@ -25,6 +26,7 @@ from hapredict.data.schema import Schema, take
 from hapredict.errors import GateRefused, HapredictError
 from hapredict.monitoring.monitor import Monitor
 from hapredict.monitoring.report import Alarm, MonitorReport
+from hapredict.registry import catalog
 from hapredict.registry.bundle import load
 from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
 from hapredict.registry.store import open_store
@@ -93,6 +95,7 @@ class World:
             self._store, spec.name, SOURCE, folder, self._clock, spec=self._spec
         )
         self._runs: dict[str, RunStatus] = {}
+        self._stopped_s: float | None = None
         self._sent = 0
         self._waiting: list[tuple[float, str, int]] = []
         self._label_parts = 0
@@ -152,6 +155,10 @@ class World:
             event_s=event_s,
             actor="replay",
         )
+        if not state.frozen and not state.paused:
+            self._stopped_s = None
+        elif self._stopped_s is None:
+            self._stopped_s = self._now_s
         if state.champion is not None:
             self._replica.refresh()
             self._monitor.on_catalog(
@@ -177,12 +184,26 @@ class World:
         return self._monitor.report()
 
     def _control(self) -> str:
+        self._act_as_a_person()
         for _ in range(_ACTIONS_MAX):
             action = step(self, TERM, self._policy.decide)
             if isinstance(action, Hold):
                 break
         self._note_alarms()
         return action.reason
+
+    def _act_as_a_person(self) -> None:
+        entry, stopped_s = self._catalog.latest(), self._stopped_s
+        if entry is None or stopped_s is None:
+            return
+        if self._now_s - stopped_s >= self._times.resume_s:
+            self.append(
+                entry,
+                catalog.resume(entry.state),
+                action="Resume",
+                reason="somebody has looked at it",
+                event_s=self._now_s,
+            )
 
     def _serve(self, begin_s: float, end_s: float) -> None:
         rows = self._past.between(begin_s, end_s)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hapredict.errors import GateRefused
+from hapredict.errors import GateRefused, TrainingFailed
 from hapredict.registry.store import open_store
 from hapredict.replay.learner import CachedLearner
 from hapredict.sections import DAY_S
@@ -25,6 +25,19 @@ class Watched:
 
     def learn(self, rows):
         self.newest_s.append(float(self.past.event_s[rows].max()))
+        return LEARNER.learn(rows)
+
+
+class Breaks:
+    """A learner whose machine has no memory left after the first model."""
+
+    def __init__(self):
+        self.first = True
+
+    def learn(self, rows):
+        if not self.first:
+            raise TrainingFailed("out of memory")
+        self.first = False
         return LEARNER.learn(rows)
 
 
@@ -130,6 +143,17 @@ def test_what_is_kept_in_a_store_is_not_learned_again(lived):
     other_code = CachedLearner(TURNED, SPEC, kept=kept, code="newer")
     lived("never", learner=other_code)
     assert other_code.fitted == 1
+
+
+def test_somebody_resumes_what_was_paused_after_some_days(lived):
+    hasty = spec_of_past(control={"trainings_failed_max": 1, "age_max_days": 5})
+    life = lived("ours", learner=Breaks(), spec=hasty, resume_days=4)
+    stops = [entry.event_s for entry in life.entries if entry.action == "Pause"]
+    resumed = [entry.event_s for entry in life.entries if entry.action == "Resume"]
+    assert len(resumed) >= 2
+    assert [two - one for one, two in zip(stops, resumed, strict=False)] == [4 * DAY_S] * len(
+        resumed
+    )
 
 
 def test_without_a_first_model_the_reason_is_said(lived):
