@@ -25,6 +25,7 @@ from hapredict.cli_base import (
 )
 from hapredict.cli_learn import tune
 from hapredict.cli_prove import doctor, drill
+from hapredict.cli_replay import replay
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
 from hapredict.spec import spec_schema
 
@@ -383,6 +384,7 @@ def _json_input(path: str) -> Any:
 cli.add_command(tune)
 cli.add_command(doctor)
 cli.add_command(drill)
+cli.add_command(replay)
 
 
 def main() -> None:

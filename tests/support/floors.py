@@ -32,11 +32,13 @@ ORDER = (
     "client",
     "monitoring",
     "control",
+    "replay",
     "drill",
     "testing",
     "cli_base",
     "cli_learn",
     "cli_prove",
+    "cli_replay",
     "cli",
 )
 LINES_MAX = 400
