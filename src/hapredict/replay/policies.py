@@ -38,6 +38,8 @@ Gate = Literal["none", "no harm", "better"]
 
 NEVER_DAYS = 1e6
 """A schedule that no past reaches."""
+NEVER_SHARE = 1e9
+"""More new labels than any past has."""
 DEFAULT = ("never", "30d", "14d", "drift", "ours")
 KNOWN = ("never", "30d", "14d-safe", "30d-better", "drift", "loss", "ours")
 
@@ -57,7 +59,7 @@ class Policy:
 
 def find_policy(name: str, control: ControlSpec) -> Policy:
     """The policy of that name, where `control` are the spec's own rules. Raises UnknownName."""
-    alarms = control.triggers.model_copy(update={"volume_share": float("inf")})
+    alarms = control.triggers.model_copy(update={"volume_share": NEVER_SHARE})
     drift_only = control.model_copy(update={"age_max_days": NEVER_DAYS, "triggers": alarms})
     if name == "ours":
         return Policy(name, decide, control)
