@@ -17,6 +17,7 @@ import click
 
 from hapredict.cli_base import json_option, only_model, read_spec, show, spec_argument
 from hapredict.cli_learn import tune
+from hapredict.cli_place import retire
 from hapredict.cli_prove import doctor, drill
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
 from hapredict.spec import spec_schema
@@ -352,6 +353,8 @@ def _store(home: Path, model: str) -> Any:
 
 def _client(home: Path, model: str, url: str | None) -> Any:
     from hapredict.client import Client
+    from hapredict.control.specs import read_spec as read_model_spec
+    from hapredict.control.specs import url_path
 
     if url is None:
         try:
@@ -360,7 +363,7 @@ def _client(home: Path, model: str, url: str | None) -> Any:
             raise NotFound(
                 f"no cluster runs for {home}; start one with `hapredict up`, or give --url"
             ) from None
-        url = f"{where}/{model}"
+        url = f"{where}/{url_path(read_model_spec(_store(home, model), model))}"
     return Client(url, model)
 
 
@@ -375,6 +378,7 @@ def _json_input(path: str) -> Any:
 cli.add_command(tune)
 cli.add_command(doctor)
 cli.add_command(drill)
+cli.add_command(retire)
 
 
 def main() -> None:

@@ -59,6 +59,11 @@ class Follower:
             self._unreadable.append(f"{snapshot_path(model)}: {error}")
 
     @property
+    def sequence(self) -> int | None:
+        """The catalog's entry that the monitor knows; None before the first champion."""
+        return self._sequence
+
+    @property
     def detail(self) -> str:
         """What was passed over because its bytes are damaged; "" if nothing was."""
         if not self._unreadable:

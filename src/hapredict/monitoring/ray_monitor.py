@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "hapredict"
 
-_PARTS_PER_STEP = 1000
-_PARTS_PER_SNAPSHOT = 2000
-_SNAPSHOT_TIME_SHARE = 0.05
+PARTS_PER_STEP = 1000
+PARTS_PER_SNAPSHOT = 2000
+SNAPSHOT_TIME_SHARE = 0.05
 _LOOK_TIME_SHARE = 0.1
 _PAUSE_MAX_S = 30.0
-_PATIENCE_S = 60.0
+LONG_PATIENCE_S = 60.0
 _CALLS_MAX = 32
 
 
@@ -64,7 +64,7 @@ class MonitorActor:
         return self._report.to_json()
 
     def folded(
-        self, positions: Mapping[str, Mapping[str, int]], timeout_s: float = _PATIENCE_S
+        self, positions: Mapping[str, Mapping[str, int]], timeout_s: float = LONG_PATIENCE_S
     ) -> bool:
         """Wait until these parts are folded ({"predictions": {source: seq}, "labels": ...}).
 
@@ -72,7 +72,7 @@ class MonitorActor:
         """
         self._wake.set()
         with self._news:
-            return self._news.wait_for(lambda: _reached(self._report, positions), timeout_s)
+            return self._news.wait_for(lambda: reached(self._report, positions), timeout_s)
 
     def ping(self) -> int:
         """The process's id: it answers, so the actor lives."""
@@ -88,17 +88,17 @@ class MonitorActor:
                 if follower is None:
                     follower = Follower(open_store(self._store_url), self._model)
                 began_s = time.monotonic()
-                folded = follower.step(_PARTS_PER_STEP)
+                folded = follower.step(PARTS_PER_STEP)
                 now_s = time.monotonic()
                 if not folded:
                     # a long journal takes long to list: looking in vain must not fill the time
                     pause_s = max(pause_s, (now_s - began_s) / _LOOK_TIME_SHARE)
                 if follower.unsaved and (
-                    now_s >= save_at_s or follower.unsaved >= _PARTS_PER_SNAPSHOT
+                    now_s >= save_at_s or follower.unsaved >= PARTS_PER_SNAPSHOT
                 ):
                     follower.save()
                     took_s = time.monotonic() - now_s
-                    save_at_s = now_s + max(self._snapshot_s, took_s / _SNAPSHOT_TIME_SHARE)
+                    save_at_s = now_s + max(self._snapshot_s, took_s / SNAPSHOT_TIME_SHARE)
             except TemporaryError as error:
                 trouble = str(error)
             except Exception as error:
@@ -108,7 +108,7 @@ class MonitorActor:
                     log.exception("the monitor of %s goes on after an error", self._model)
             told = trouble
             self._publish(follower, trouble)
-            if folded < _PARTS_PER_STEP:
+            if folded < PARTS_PER_STEP:
                 self._wake.wait(min(pause_s, _PAUSE_MAX_S))
                 self._wake.clear()
 
@@ -166,7 +166,8 @@ def stop_monitor(model: str) -> None:
     ray.kill(monitor, no_restart=True)
 
 
-def _reached(report: MonitorReport, wanted: Mapping[str, Mapping[str, int]]) -> bool:
+def reached(report: MonitorReport, wanted: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether these parts are in a report ({"predictions": {source: seq}, "labels": ...})."""
     return all(
         report.positions.get(kind, {}).get(source, 0) >= seq
         for kind, seqs in wanted.items()

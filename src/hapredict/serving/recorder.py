@@ -58,6 +58,16 @@ class Recorded:
     """Why the last step failed; "" if it did not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a source is, so that the same process can go on under its name."""
+
+    source: str
+    calls: int = 1
+    part: int = 1
+    labels_part: int = 1
+
+
 class Recorder:
     """The rows of one source. Safe to use from several threads."""
 
@@ -70,17 +80,18 @@ class Recorder:
         *,
         fault: Fault,
         rows_max: int = 200_000,
+        first: int = 1,
     ) -> None:
         """Own `source` in the spool `directory`, which other models must not share.
 
-        Raises OSError if the directory cannot be written.
+        `first` is the number of its first part. Raises OSError if the directory cannot be written.
         """
         self._store = store
         self._model = model
         self._source = source
         self._fault = fault
         self._rows_max = rows_max
-        self._spool = Spool(directory, source)
+        self._spool = Spool(directory, source, first=first)
         self._added: deque[Answer] = deque()
         self._packed: deque[tuple[bytes, int]] = deque()
         self._counting = threading.Lock()  # held for additions only, also by requests
@@ -153,6 +164,17 @@ class Recorder:
             trouble=self._disk_trouble or self._store_trouble,
         )
 
+    @property
+    def next_part(self) -> int:
+        """The number of the next part of this source."""
+        return self._spool.next_part
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is not in the store yet."""
+        state = self.state()
+        return bool(state.parts_waiting or state.rows_waiting)
+
     def close(self, schema: Schema | None) -> None:
         """Report once more and let others adopt what could not be shipped."""
         self.report(schema)
@@ -215,15 +237,20 @@ class _Group:
 class LabelWriter:
     """Labels of one source. Callers that come together are committed together."""
 
-    def __init__(self, store: Store, model: str, source: str) -> None:
+    def __init__(self, store: Store, model: str, source: str, *, first: int = 1) -> None:
         self._store = store
         self._model = model
         self._source = source
-        self._seq = 1
+        self._seq = first
         self._waiting: deque[_Group] = deque()
         self._committing = threading.Lock()
         self.written = 0
         """Labels that are durable."""
+
+    @property
+    def next_part(self) -> int:
+        """The number of the next part of this source."""
+        return self._seq
 
     def add(self, labels: Sequence[Label]) -> None:
         """Return when the labels are durable.

@@ -25,7 +25,7 @@ from hapredict.serving.descriptions import About
 from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
 from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.journal import Label
-from hapredict.serving.recorder import LabelWriter, Recorder
+from hapredict.serving.recorder import LabelWriter, Mark, Recorder
 from hapredict.serving.routing import Split
 from hapredict.serving.scoring import Answer, Routes, answer, scored
 from hapredict.spec import Spec
@@ -50,7 +50,7 @@ class Replica:
         self,
         store: Store,
         model: str,
-        source: str,
+        source: str | Mark,
         spool: Path,
         clock: Callable[[], float],
         *,
@@ -59,21 +59,24 @@ class Replica:
     ) -> None:
         """Not `ready` before a `refresh` found a champion.
 
-        `source` is a name that no other process start has, of letters, digits, '_' and '-'.
-        `spool` is a local directory, which survives the process and which replicas share. `clock`
+        `source` is a name that no other process start has, of letters, digits, '_' and '-', or the
+        mark of a replica closed here. `spool` is a local directory, which replicas share. `clock`
         tells wall time in seconds. `spec` is what was applied last; without it, settings are those
         of the champion's bundle. `timer` tells the calling thread's processor time in seconds;
         without it no version is too slow. Raises OSError if the spool cannot be written.
         """
         self.model = model
         self._store = store
-        self._source = source
+        mark = source if isinstance(source, Mark) else Mark(source)
+        self._source = source = mark.source
         self._clock = clock
         self._given = spec
         self._timer = timer
         self._catalog = Catalog(store, model)
-        self._recorder = Recorder(store, model, source, spool / model, fault=self._fault)
-        self._labels = LabelWriter(store, model, source)
+        self._recorder = Recorder(
+            store, model, source, spool / model, fault=self._fault, first=mark.part
+        )
+        self._labels = LabelWriter(store, model, source, first=mark.labels_part)
         self._refreshing = threading.Lock()
         self._routes: Routes | None = None
         self._entry: Entry | None = None
@@ -84,7 +87,7 @@ class Replica:
         self._trouble = ""
         self._faults = 0
         self._last_fault = ""
-        self._calls = itertools.count(1)
+        self._calls = itertools.count(mark.calls)
 
     @property
     def ready(self) -> bool:
@@ -110,6 +113,19 @@ class Replica:
     def model_version(self) -> int:
         """The champion's number. Raises TemporaryError if there is none yet."""
         return self._serving().split.champion
+
+    @property
+    def network_bytes(self) -> tuple[int, ...]:
+        """The length of each loaded version's network."""
+        routes = self._routes
+        return () if routes is None else tuple(v.network_bytes for v in routes.versions.values())
+
+    def mark(self) -> Mark | None:
+        """After `close`: what goes on where this ended; None if rows are left in the spool."""
+        if self._recorder.waits:
+            return None  # others may adopt the source
+        parts = self._recorder.next_part, self._labels.next_part
+        return Mark(self._source, next(self._calls), *parts)
 
     def about(self, version: int | None = None) -> About:
         """What the champion, or a loaded version, learned. Raises UnknownName, TemporaryError."""
