@@ -36,6 +36,7 @@ ORDER = (
     "testing",
     "cli_base",
     "cli_learn",
+    "cli_place",
     "cli_prove",
     "cli",
 )
@@ -88,6 +89,10 @@ ALLOWED = {
     ("serving/fast_http.py", "asyncio"): "connections live in an event loop; types only",
     ("serving/upkeep.py", "asyncio"): "the replica's own loops beside its answers",
     ("serving/upkeep.py", "concurrent"): "a slow store must not delay an answer",
+    ("serving/tenancy.py", "asyncio"): "many wait for one load, in an event loop",
+    ("serving/tenancy.py", "concurrent"): "the type of the threads that an edge gives it",
+    ("serving/pooled.py", "concurrent"): "the type of the threads that an edge gives it",
+    ("serving/pool_app.py", "asyncio"): "an ASGI application lives in an event loop",
     ("client/http.py", "httpx"): "the Python client speaks HTTP; that is all it does",
     ("client/http.py", "uuid"): "requests of different programs must not have the same id",
     ("client/sync.py", "httpx"): "the edge that waits for HTTP",
