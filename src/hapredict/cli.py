@@ -26,6 +26,7 @@ from hapredict.cli_base import (
 from hapredict.cli_learn import tune
 from hapredict.cli_place import retire
 from hapredict.cli_prove import doctor, drill
+from hapredict.cli_replay import replay
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
 from hapredict.spec import spec_schema
 
@@ -386,6 +387,7 @@ def _json_input(path: str) -> Any:
 cli.add_command(tune)
 cli.add_command(doctor)
 cli.add_command(drill)
+cli.add_command(replay)
 cli.add_command(retire)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hapredict.control.ray_cluster import controller
+from hapredict.drill.past import Row, plan
 from hapredict.drill.ray_traffic import Traffic
-from hapredict.drill.replay import Row, plan
 from hapredict.errors import TrainingFailed
 from hapredict.sections import DAY_S
 from tests.support.clusters import Served, eventually, retired, serve_model

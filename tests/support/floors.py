@@ -32,12 +32,14 @@ ORDER = (
     "client",
     "monitoring",
     "control",
+    "replay",
     "drill",
     "testing",
     "cli_base",
     "cli_learn",
     "cli_place",
     "cli_prove",
+    "cli_replay",
     "cli",
 )
 LINES_MAX = 400

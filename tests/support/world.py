@@ -1,6 +1,7 @@
 """A world for the control loop: traffic, labels, trainings and a store that fails, all simulated.
 
-The catalog is the real one over a store in memory. Time passes by `World.advance` only.
+The catalog is the real one over a store in memory. Time passes by `World.advance`, and jumps by
+`World.jump`.
 """
 
 import math
@@ -152,6 +153,13 @@ class World:
             self._worse_since_s = None
         elif self._worse_since_s is None:
             self._worse_since_s = self.now_s
+
+    def jump(self, days: float) -> None:
+        """The clock is set: what is under way takes as long as it would have taken."""
+        moved_s = days * DAY_S
+        self.now_s += moved_s
+        for running in self.running.values():
+            running.ends_s += moved_s
 
     def start(self, run: str, runner: str) -> None:
         """Start a run, unless somebody runs it; how it ends does not depend on who does."""

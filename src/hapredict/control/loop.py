@@ -76,11 +76,11 @@ class Cluster(Protocol):
         """
 
 
-def step(cluster: Cluster, term: int) -> Action:
+def step(cluster: Cluster, term: int, decide: Callable[[Snapshot], Action] = decide) -> Action:
     """Look once and do what follows. Returns the action that was taken.
 
-    `term` is that of the caller's lease. Raises LeaseLost if the catalog holds a newer one, and
-    Conflict (nothing was done) if another writer was faster.
+    `term` is that of the caller's lease; `decide` says what follows. Raises LeaseLost if the
+    catalog holds a newer term, and Conflict (nothing was done) if another writer was faster.
     """
     entry, seen = cluster.observe()
     if seen.catalog.term > term:

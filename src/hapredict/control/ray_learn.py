@@ -14,10 +14,10 @@ from typing import Any
 import ray
 
 from hapredict.control import runs
-from hapredict.control.gates import Beside, Judged, judge, label_metrics, slices_of
-from hapredict.control.hold_out import check_slices, with_hold_out
+from hapredict.control.gates import Judged
+from hapredict.control.hold_out import check_slices
 from hapredict.control.labelled import as_columns, labelled_rows
-from hapredict.control.learning import golden, golden_rows, measure, reference
+from hapredict.control.publishing import Aside, judge_and_publish
 from hapredict.control.ray_judging import golden_files, golden_set, timed_ms
 from hapredict.control.ray_lineage import commit_of, libraries
 from hapredict.control.ray_window import within_window
@@ -30,18 +30,18 @@ from hapredict.control.training_rows import (
     told,
 )
 from hapredict.data.ray_dataset import find_files, of_blocks, open_dataset, with_rows
+from hapredict.data.schema import Schema
 from hapredict.data.values import lenient_texts
 from hapredict.errors import NotFound, TemporaryError
-from hapredict.registry import bundle
 from hapredict.registry.catalog import Catalog, Version
 from hapredict.registry.store import Store
 from hapredict.sections import DAY_S
 from hapredict.serving.decisions import check_costs
-from hapredict.serving.engine import Loaded, OnnxEngine, load_version
+from hapredict.serving.engine import Loaded, load_version
 from hapredict.spec import Spec
 from hapredict.training.calibration import set_aside
 from hapredict.training.families import find_family
-from hapredict.training.metrics import Verdict, summary
+from hapredict.training.metrics import summary
 from hapredict.training.network import NetworkShape
 from hapredict.training.prepared import Prepared, Recipe, folder_of
 from hapredict.training.ray_checkpoints import keep_newest
@@ -102,12 +102,7 @@ class Run:
         with self.stage("prepare", "preparing the features"):
             prepared = self._prepare(found)
         del found  # and with it the rows in the object store
-        schema, plan, held, held_table = (
-            prepared.schema,
-            prepared.plan,
-            prepared.held,
-            prepared.held_table,
-        )
+        schema, plan, held = prepared.schema, prepared.plan, prepared.held
         shape = NetworkShape.of(plan, schema, prepared.labels, self.spec.training)
         check_costs(self.spec.serving, schema)
         check_source(self.spec.control, schema)
@@ -134,78 +129,32 @@ class Run:
                 )
             )
         with self.stage("publish", "judging and publishing"):
-            engine = OnnxEngine(
-                exported.onnx,
-                numbers=2 * len(schema.numbers),
-                categories=len(schema.categories),
-                outputs=schema.outputs,
-            )
-            scores, extras = engine.answer(plan.apply(held_table))
-            before = champion.reference if champion else None
-            live = reference(
-                schema,
-                prepared.bins,
-                prepared.counts.used,
-                held.labels,
-                scores,
-                before,
-                bin_totals=plan.bin_totals,
-                clocked=prepared.clocked,
-                held_s=None if schema.time is None else held_table[schema.time],
-            )
-            live = with_hold_out(
-                live,
-                schema,
-                self.spec.monitoring,
-                plan,
-                held_table,
-                held.labels,
-                scores,
-                lambda table: engine.scores(plan.apply(table)),
-                self.spec.training.seed,
-            )
-            learned = {
-                "training_rows": float(prepared.train.rows),
-                **label_metrics(schema, prepared.labels),
-            }
-            verdict = self._judged(prepared, engine, scores, champion, live.loss_scale, learned)
-            metrics = {
-                **measure(schema, self.spec.serving, held.labels, scores, extras, engine.extras),
-                "holdout_rows": held.rows,
-                **learned,
-                **{name: exported.report[name] for name in ("parity", "bytes", "latency_us")},
-            }
-            few = golden_rows(schema, held_table)
-            digest = bundle.publish(
+            judged = judge_and_publish(
                 self.store,
                 self.request.model,
-                spec=self.spec,
-                schema=schema,
-                plan=plan,
-                reference=live,
-                network_onnx=exported.onnx,
-                source=exported.source,
-                source_name=exported.source_name,
-                golden=golden(few, engine.scores(plan.apply(few))),
-                metrics=metrics,
-                card=self._card(prepared, fitted, verdict.reason, exported.report),
+                self.spec,
+                prepared,
+                exported,
+                champion,
+                lambda verdict: self._card(prepared, fitted, verdict.reason, exported.report),
+                self._aside(schema),
             )
         until_s = prepared.last if schema.time else (self.request.event_s or 0.0)
         version = Version(
             number=0,
-            digest=digest,
+            digest=judged.digest,
             run=self.request.run,
             published_s=self.request.event_s or until_s,
             trained_until_s=until_s,
-            metrics=metrics,
+            metrics=judged.metrics,
         )
         total_s = round(time.monotonic() - self._started_s, 2)
         self.tell(
             state="finished",
-            detail=summary(metrics),
+            detail=summary(judged.metrics),
             restarts=fitted.restarts,
             version=version,
-            verdict=verdict,
+            verdict=judged.verdict,
             seconds={**self.record.seconds, "total": total_s},
         )
 
@@ -219,50 +168,19 @@ class Run:
             return None
         return entry.state.versions[self.request.champion]
 
-    def _judged(
-        self,
-        prepared: Prepared,
-        engine: OnnxEngine,
-        scores: Any,
-        champion: Loaded | None,
-        scale: float,
-        learned: dict[str, float],
-    ) -> Verdict:
-        """What the offline gates say."""
-        schema, plan, table = prepared.schema, prepared.plan, prepared.held_table
-        rules = self.spec.control
+    def _aside(self, schema: Schema) -> Aside:
+        """What the gates look at beside the hold-out."""
+        rules, version = self.spec.control, self._champion_version()
 
-        def mine(rows: Any) -> Any:
-            return engine.scores(plan.apply(rows))
+        def timed(mine: Any, champion: Any, few: Any) -> tuple[float, float]:
+            took_ms, champion_ms = timed_ms((mine, champion), few, time.perf_counter)
+            return took_ms, champion_ms
 
-        trusted = None
-        took_ms = champion_ms = None
-        if champion is not None:
-            few = golden_rows(schema, table)
-            took_ms, champion_ms = timed_ms((mine, champion.scores), few, time.perf_counter)
-            trusted = golden_set(rules, self.spec.data, self.home, schema, mine, champion.scores)
-        version = self._champion_version()
-        return judge(
-            schema,
-            rules,
-            prepared.labels,
-            Judged(
-                prepared.held.labels,
-                scores,
-                champion.scores(table) if champion is not None else None,
-                table[schema.time] if schema.time is not None else None,
-                slices_of(self.spec.monitoring, plan, table),
-            ),
-            scale,
-            Beside(
-                learned,
-                version.metrics if version is not None else {},
-                self.request.label_delay_days,
-                took_ms,
-                champion_ms,
-            ),
-            trusted,
-        )
+        def trusted(mine: Any, champion: Any) -> Judged | None:
+            return golden_set(rules, self.spec.data, self.home, schema, mine, champion)
+
+        metrics = version.metrics if version is not None else {}
+        return Aside(self.request.label_delay_days, metrics, timed, trusted)
 
     def _open(self, champion: Loaded | None) -> "_Found":
         """What an earlier run prepared of the same data; or else the rows that are to be prepared.

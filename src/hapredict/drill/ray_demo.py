@@ -26,9 +26,9 @@ from hapredict.control.ray_cluster import controller
 from hapredict.control.show import Shown, moment
 from hapredict.control.specs import store_url
 from hapredict.data.schema import columns_of
+from hapredict.drill.past import Answered, Day, Row, plan
 from hapredict.drill.ray_faults import kill, kill_replica, wait_for_replicas
 from hapredict.drill.ray_traffic import Traffic
-from hapredict.drill.replay import Answered, Day, Row, plan
 from hapredict.drill.report import Counts, Step, Story, months_of, page, text
 from hapredict.errors import HapredictError, NotFound
 from hapredict.registry.catalog import Catalog

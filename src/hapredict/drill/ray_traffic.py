@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import ray
 
-from hapredict.drill.replay import Answered, Day, Row
+from hapredict.drill.past import Answered, Day, Row
 from hapredict.drill.report import Counts
 from hapredict.monitoring.report import MonitorReport
 

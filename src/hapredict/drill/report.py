@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hapredict.control.show import history_text, moment, table
-from hapredict.drill.replay import Answered
+from hapredict.drill.past import Answered
 from hapredict.monitoring.report import Alarm
 from hapredict.registry.catalog import Entry
 from hapredict.training.metrics import evaluate

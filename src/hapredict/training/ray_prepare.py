@@ -23,13 +23,12 @@ from ray.data.block import BlockAccessor
 
 from hapredict.data.ray_dataset import columns_of_frame, survey
 from hapredict.data.rows import RowCounts
-from hapredict.data.schema import Schema, Table, take
+from hapredict.data.schema import Schema, take
 from hapredict.errors import CorruptBundle, DataError, HapredictError
 from hapredict.features.clock import Clock, Clocked
 from hapredict.features.plan import FeaturePlan, count_bins
 from hapredict.features.stats import TableStats
 from hapredict.sections import DAY_S
-from hapredict.training.network import Examples
 from hapredict.training.prepared import (
     LABELS_MAX,
     Prepared,
@@ -42,7 +41,7 @@ from hapredict.training.prepared import (
     read,
     write,
 )
-from hapredict.training.ray_rows import Block, PreparedRows, usable_rows
+from hapredict.training.ray_rows import Block, PreparedRows, groups, picked, usable_rows
 from hapredict.training.shards import Shard, ShardSet, find_damage, put_shard
 from hapredict.training.split import (
     Counted,
@@ -172,7 +171,7 @@ def prepare(
     job = ray.put(_Job(recipe, rows.schema, plan, bounds, totals, count, clock, store, prefix))
     dealt = [
         _deal.options(num_returns=1 + count).remote(job, *group)
-        for group in _groups(rows.blocks, sizes, -(-sum(totals) // count))
+        for group in groups(rows.blocks, sizes, -(-sum(totals) // count))
     ]
     done, clocked = _done([refs[0] for refs in dealt])
     dealt_rows = functools.reduce(np.add, [part.dealt for part in done])
@@ -187,7 +186,7 @@ def prepare(
         )
     )
     judged = [
-        _picked([getattr(part, name) for part in done], most=recipe.judged_rows_max)
+        picked([getattr(part, name) for part in done], most=recipe.judged_rows_max)
         for name in ("validation", "held")
     ]
     (validation, _), (held, held_table) = judged
@@ -383,27 +382,3 @@ def _gather(job: _Job, start: int, *parts: PreparedRows) -> tuple[Shard, NDArray
 @_told
 def _check(shard_set: ShardSet, shard: Shard) -> str:
     return find_damage(shard_set, shard)
-
-
-def _picked(parts: Sequence[PreparedRows], most: int) -> tuple[Examples, Table]:
-    """At most so many rows, those with the lowest hashes, in order; and their raw columns."""
-    rows = PreparedRows.concat(parts)
-    rows = rows.take(by_hash(rows.hashes)[:most])
-    by_order = np.argsort(rows.order, kind="stable")
-    return rows.examples.take(by_order), take(rows.table, by_order)
-
-
-def _groups(blocks: Sequence[Any], sizes: Sequence["_Sizes"], rows_max: int) -> Iterator[list[Any]]:
-    """Blocks that have rows, so many together as make a task worth its start."""
-    group: list[Any] = []
-    filled = 0
-    for block, size in zip(blocks, sizes, strict=True):
-        if not any(size):
-            continue
-        if group and filled + sum(size) > rows_max:
-            yield group
-            group, filled = [], 0
-        group.append(block)
-        filled += sum(size)
-    if group:
-        yield group

@@ -1,6 +1,6 @@
 """Rows on their way from a data set's blocks to shards, as tasks hand them to each other."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from hapredict.data.schema import Schema, Table, concat, take
 from hapredict.features.plan import FeaturePlan
 from hapredict.sections import DataSpec
 from hapredict.training.network import Examples
-from hapredict.training.split import Hashes, parts_of, row_hashes
+from hapredict.training.split import Hashes, by_hash, parts_of, row_hashes
 
 
 def usable_rows(
@@ -120,3 +120,29 @@ class PreparedRows:
             np.concatenate([part.hashes for part in parts]),
             concat([part.table for part in parts]),
         )
+
+
+def picked(parts: Sequence[PreparedRows], most: int) -> tuple[Examples, Table]:
+    """At most so many rows, those with the lowest hashes, in order; and their raw columns."""
+    rows = PreparedRows.concat(parts)
+    rows = rows.take(by_hash(rows.hashes)[:most])
+    by_order = np.argsort(rows.order, kind="stable")
+    return rows.examples.take(by_order), take(rows.table, by_order)
+
+
+def groups(
+    blocks: Sequence[Any], sizes: Sequence[Iterable[int]], rows_max: int
+) -> Iterator[list[Any]]:
+    """Blocks that have rows, so many together as make a task worth its start."""
+    group: list[Any] = []
+    filled = 0
+    for block, size in zip(blocks, sizes, strict=True):
+        if not any(size):
+            continue
+        if group and filled + sum(size) > rows_max:
+            yield group
+            group, filled = [], 0
+        group.append(block)
+        filled += sum(size)
+    if group:
+        yield group

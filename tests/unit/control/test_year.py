@@ -1,4 +1,4 @@
-"""A year of control, simulated, with outages, restarts and a controller that does not know it died.
+"""A year of control, simulated: outages, restarts, clocks that jump, and a dead man who comes back.
 
 What is asserted is read from the history that the year leaves behind, as an auditor would read it.
 """
@@ -17,6 +17,8 @@ from tests.support.world import TICK_S, Controller, World, write
 
 PLAN = ("good", "worse", "good", "refused", "crash", "turns bad", "good")
 CHANGES = (40.0, 150.0, 260.0)
+JUMPS = 0.005
+"""The chance of a jump of the clock in a tick: about 15 a year."""
 ENDS_A_RUN = {"Install", "StartShadow", "RejectRun"}
 
 names = (f"year{number}" for number in count())
@@ -32,6 +34,8 @@ def live_through(world: World, days: float) -> None:
         if chance.random() < 0.01:
             outage_ticks = chance.randint(1, 16)
         world.store.down = outage_ticks > 0
+        if chance.random() < JUMPS:
+            world.jump(chance.uniform(-1.0, 1.0))
         if chance.random() < 0.01:
             replace_controller(world, alive, next(terms))
         for controller in chance.sample(alive, len(alive)):

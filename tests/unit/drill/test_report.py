@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hapredict.drill.replay import Answered, Row
+from hapredict.drill.past import Answered, Row
 from hapredict.drill.report import ROWS_MIN, Counts, Month, Step, Story, months_of, page, text
 from hapredict.monitoring.report import Alarm
 from hapredict.registry import catalog

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hapredict.drill.replay import HOUR_S, Day, Row, plan
+from hapredict.drill.past import HOUR_S, Day, Row, plan
 from hapredict.sections import DAY_S
 
 START_S = 1_362_096_000.0  # 2013-03-01
