@@ -27,6 +27,7 @@ from tests.support.grpc_calls import predictions_in, request_of, stub
 from tests.support.load import Load
 from tests.support.people import people, sent, small_spec, write
 from tests.support.pools import add_model, copy_model
+from tests.support.sinks import Sink
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -37,9 +38,10 @@ COPIES = 60
 """Of some 400 kB each: about twice of what the pool may keep."""
 
 
-def ready_made(store, name, home, **serving):
+def ready_made(store, name, home, *, alerts=(), **serving):
     """A model that was published and applied already, as far as the store knows: no training."""
-    spec = spec_of(name, serving={"num_cpus": 0.5, "min_replicas": 1, **serving})
+    serving = {"num_cpus": 0.5, "min_replicas": 1, **serving}
+    spec = spec_of(name, serving=serving, alerts={"sinks": list(alerts)})
     if not Catalog(store, name).latest():
         publish_linear(store, name, spec=spec)
         write_spec(store, spec)
@@ -136,6 +138,19 @@ def test_status_and_retraining_are_as_for_a_model_alone(pooled):
     cancel(model.store, "one", "a test")
     eventually(lambda: not model.state.training)
     assert any(entry.action == "Train" for entry in model.catalog.entries())
+
+
+def test_a_pooled_model_tells_its_alerts(pooled):
+    with Sink() as sink:
+        alerts = [{"webhook": sink.url}]
+        model = ready_made(pooled[0].store, "telling", pooled[0].home, pool=POOL, alerts=alerts)
+        eventually(lambda: "waiting" in model.controller()["alerts"])
+        change(model.store, catalog.pause, "by hand", model=model.name)
+        eventually(lambda: sink.requests)
+    assert [(one["labels"]["model"], one["state"]) for one in sink.alerts] == [
+        (model.name, "firing")
+    ]
+    assert model.controller()["housekeeping"] == "well"
 
 
 def test_a_promotion_reaches_a_pooled_model(pooled):
