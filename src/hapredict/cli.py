@@ -24,6 +24,7 @@ from hapredict.cli_base import (
     user_name,
 )
 from hapredict.cli_learn import tune
+from hapredict.cli_place import retire
 from hapredict.cli_prove import doctor, drill
 from hapredict.cli_replay import replay
 from hapredict.errors import Conflict, HapredictError, LeaseLost, NotFound
@@ -361,6 +362,8 @@ def _store(home: Path, model: str) -> Any:
 
 def _client(home: Path, model: str, url: str | None) -> Any:
     from hapredict.client import Client
+    from hapredict.control.specs import read_spec as read_model_spec
+    from hapredict.control.specs import url_path
 
     if url is None:
         try:
@@ -369,7 +372,7 @@ def _client(home: Path, model: str, url: str | None) -> Any:
             raise NotFound(
                 f"no cluster runs for {home}; start one with `hapredict up`, or give --url"
             ) from None
-        url = f"{where}/{model}"
+        url = f"{where}/{url_path(read_model_spec(_store(home, model), model))}"
     return Client(url, model)
 
 
@@ -385,6 +388,7 @@ cli.add_command(tune)
 cli.add_command(doctor)
 cli.add_command(drill)
 cli.add_command(replay)
+cli.add_command(retire)
 
 
 def main() -> None:

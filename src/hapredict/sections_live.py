@@ -51,6 +51,14 @@ class ServingSpec(Section):
     """Versions that stay loaded in each replica; rolling back to one of them takes no load."""
     catalog_poll_s: float = Field(default=0.5, gt=0)
     """Seconds between two looks at the catalog: how long a promotion takes to reach a replica."""
+    pool: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")] | None = None
+    """Models that name the same pool share its replicas, and a monitor, a controller and a learner:
+    for many small models. Each is loaded when it is first asked. Replicas, processors, delays,
+    `data_plane`, `catalog_poll_s` and `pool_memory_mb` are then the pool's: what one model says
+    holds for all, and two may not say different things."""
+    pool_memory_mb: int = Field(default=1024, ge=16)
+    """Megabytes of models that a replica of the pool keeps loaded; beyond it those that were asked
+    longest ago go. The process itself takes some 200 MB more."""
     data_plane: Literal["fast", "standard"] = "fast"
     """`fast`: plain predictions over HTTP go from the parser straight to the model. `standard`: all
     requests go through ASGI and Ray Serve's request path. The answers are the same."""

@@ -11,7 +11,6 @@ import psutil
 import pytest
 import ray
 
-from hapredict.control.ray_cluster import controller_status
 from hapredict.errors import ClusterUnavailable, NotFound
 from hapredict.monitoring.compact import compacted
 from hapredict.monitoring.ray_monitor import find_monitor
@@ -116,7 +115,7 @@ def monitor(model):
 
 
 def controller(model):
-    return controller_status(model.name)["pid"]
+    return model.controller()["pid"]
 
 
 def read_all(model):

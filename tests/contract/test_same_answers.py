@@ -14,6 +14,7 @@ from hapredict.registry import catalog
 from hapredict.registry.store import open_store
 from hapredict.serving.asgi import App
 from hapredict.serving.journal import decode, merge, predictions_prefix, unread
+from hapredict.serving.members import join
 from hapredict.serving.protocols import WIRE_PROTOCOLS
 from hapredict.serving.replica import Replica
 from tests.support.bundles import (
@@ -28,11 +29,15 @@ from tests.support.bundles import (
     spec_of,
 )
 from tests.support.grpc_calls import predictions_in, request_of, serving, stub
+from tests.support.pools import POOL, pool_of
 from tests.support.serving import ask
 
 OVER_HTTP = {"rows": "instances", "columns": "inputs", "tensors": "v2", "bytes": "v2_binary"}
 """Wire protocols by the ways in that speak them."""
-WAYS = (*OVER_HTTP, "python", "messages", "raw")
+POOLED = ("pool", "pool python", "pool raw")
+"""Ways to the same model in a pool: one of each kind."""
+WAYS = (*OVER_HTTP, "python", "messages", "raw", *POOLED)
+OVER_GRPC = ("messages", "raw", "pool raw")
 STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, 413, 422),
     grpc.StatusCode.NOT_FOUND: (404,),
@@ -66,20 +71,22 @@ class Doors:
     def __init__(self, name, runner, schema, extras, spool):
         self.runner, self.spool = runner, spool
         self.stores = {way: open_store(f"memory://{name}-{way}") for way in WAYS}
-        self.replicas = {way: self._replica(way, schema, extras) for way in WAYS}
-        self.apps = {way: App(r, clock=lambda: 1e9) for way, r in self.replicas.items()}
+        self.apps = {way: self._app(way, schema, extras) for way in WAYS}
         self.channels = {}
 
-    def _replica(self, way, schema, extras):
+    def _app(self, way, schema, extras):
         store = self.stores[way]
         spec = spec_of(serving={"rows_max": 5})
         publish_linear(store, spec=spec, schema=schema, extras=extras)
         publish_linear(store, spec=spec, schema=schema, weights={"distance": 3.0})
         change(store, catalog.shadow, 2, 10.0)
         change(store, catalog.share, 0.5, 20.0)
+        if way in POOLED:
+            join(store, POOL, spec)
+            return pool_of(store, self.spool / way, clock=lambda: 1e9)
         replica = Replica(store, MODEL, "r1", self.spool / way, lambda: 1e9, spec=spec)
         replica.refresh()
-        return replica
+        return App(replica, clock=lambda: 1e9)
 
     def ask(self, columns, version=None):
         """What each way says: predictions, or the error's sentence and its status over HTTP."""
@@ -91,16 +98,17 @@ class Doors:
 
     async def _ask(self, way, columns, version):
         app = self.apps[way]
-        if way == "python":
+        if way in ("python", "pool python"):
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values())]  # noqa: B905
+            named = (MODEL,) if way in POOLED else ()
             try:
-                said = await app.predict_rows(rows, version=version)
+                said = await app.predict_rows(*named, rows, version=version)
             except HapredictError as error:
                 return str(error), getattr(error, "status", 404)
             await asyncio.sleep(0)
             return said
-        if way in OVER_HTTP:
-            protocol = WIRE_PROTOCOLS.find(OVER_HTTP[way])
+        if way not in OVER_GRPC:
+            protocol = WIRE_PROTOCOLS.find(OVER_HTTP.get(way, "instances"))
             path = protocol.path if version is None else protocol.versioned_path
             path = path.format(model=MODEL, version=version)
             sent = protocol.encode_request(columns)
@@ -111,7 +119,7 @@ class Doors:
             told = {name.encode(): value.encode() for name, value in got.headers.items()}
             return _present(protocol.decode_response(got.body, told).predictions)
         sent = {} if version is None else {"model_version": str(version)}
-        message = request_of(columns, MODEL, raw=way == "raw", **sent)
+        message = request_of(columns, MODEL, raw=way.endswith("raw"), **sent)
         try:
             return predictions_in(await stub(self.channels[way], "ModelInfer")(message, timeout=30))
         except grpc.aio.AioRpcError as error:
@@ -120,8 +128,9 @@ class Doors:
     def recorded(self):
         """What each way has in its journal."""
         found = {}
-        for way, replica in self.replicas.items():
-            replica.report()
+        for way, app in self.apps.items():
+            holder = app.tenant(MODEL) if way in POOLED else app
+            holder.replica.report()
             store = self.stores[way]
             paths = [path for _, _, path in unread(store, predictions_prefix(MODEL), {})]
             parts = [decode(store.get(path)) for path in paths]
@@ -143,7 +152,7 @@ def doors(request, tmp_path_factory):
         doors = Doors(
             f"doors-{request.param}", runner, schema, extras, tmp_path_factory.mktemp("spool")
         )
-        served = {way: serving(doors.apps[way]) for way in ("messages", "raw")}
+        served = {way: serving(doors.apps[way]) for way in OVER_GRPC}
 
         async def enter():
             return {way: await one.__aenter__() for way, one in served.items()}

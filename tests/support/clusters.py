@@ -88,15 +88,16 @@ class Served:
         """What the monitor knows now."""
         import ray
 
-        from hapredict.monitoring.ray_monitor import find_monitor
+        from hapredict.monitoring.ray_pool_monitor import monitor_of
 
-        return MonitorReport.from_json(ray.get(find_monitor(self.name).report.remote(), timeout=30))
+        monitor = monitor_of(self.name, self.spec.serving.pool)
+        return MonitorReport.from_json(ray.get(monitor.report.remote(), timeout=30))
 
     def controller(self):
         """What the controller says of itself."""
-        from hapredict.control.ray_cluster import controller_status
+        from hapredict.control.ray_pool_control import controller_status
 
-        return controller_status(self.name)
+        return controller_status(self.store, self.name)
 
     def pids(self):
         """The processes of the replicas, as the operating system knows them."""

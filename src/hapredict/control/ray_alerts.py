@@ -118,7 +118,7 @@ class Teller:
     def _send(self, name: str, sink: SinkSpec, token: object) -> None:
         failures, reminded_s = 0, time.monotonic()
         with httpx.Client(timeout=ANSWER_S, trust_env=False, follow_redirects=False) as client:
-            while not self._stop.wait(_pause_s(failures)):
+            while not self._stop.wait(pause_s(failures)):
                 held, alerting = self._senders.get(name), self._alerting
                 if alerting is None or held is None or held[1] is not token:
                     return
@@ -167,5 +167,6 @@ def deliver(
         raise ConnectionError(message)
 
 
-def _pause_s(failures: int) -> float:
+def pause_s(failures: int) -> float:
+    """How long to leave a sink alone after so many failures in a row."""
     return min(PAUSE_MAX_S, 2.0 ** min(failures - 1, 30)) if failures else SEND_S

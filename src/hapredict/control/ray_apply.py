@@ -15,10 +15,11 @@ from typing import Any
 from ray import serve
 
 from hapredict.control import runs
-from hapredict.control.ray_cluster import controller, controller_reason
 from hapredict.control.ray_embedded import DEFAULT_GRPC_PORT, DEFAULT_PORT, find
+from hapredict.control.ray_placing import enter, former_places, former_pool, lead, serve_there
+from hapredict.control.ray_pool_control import controller_reason
 from hapredict.control.ray_status import check_data
-from hapredict.control.specs import read_spec, remember, store_url, write_spec
+from hapredict.control.specs import read_spec, remember, store_url, url_path, write_spec
 from hapredict.errors import (
     Conflict,
     GateRefused,
@@ -26,12 +27,11 @@ from hapredict.errors import (
     TimedOut,
     TrainingFailed,
 )
-from hapredict.monitoring.ray_monitor import POLL_S, start_monitor
 from hapredict.registry.bundle import load
 from hapredict.registry.catalog import Catalog, Entry, resume
 from hapredict.registry.store import Store, open_store
 from hapredict.serving.decisions import check_costs
-from hapredict.serving.ray_serve import deploy, is_deployed, start_serve
+from hapredict.serving.ray_serve import start_serve
 from hapredict.serving.risk import check_rules
 from hapredict.spec import Spec
 
@@ -70,9 +70,9 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
     """Make it so. Returns when the model answers on every replica.
 
     Raises DataError before anything is stored or started if the data cannot be learned from,
-    GateRefused if the spec's costs do not fit its classes, SpecError if its alerts name what it
-    does not have; TrainingFailed or GateRefused if no
-    first model came of them, TimedOut after `wait_s` (everything goes on without us),
+    SpecError if the model does not go with the others of its pool or its alerts name what it does
+    not have, GateRefused if the spec's costs do not fit its classes; TrainingFailed or GateRefused
+    if no first model came of them, TimedOut after `wait_s` (everything goes on without us),
     ClusterUnavailable, StoreUnavailable.
     """
     deadline_s = time.monotonic() + wait_s
@@ -88,26 +88,28 @@ def apply(spec: Spec, home: Path, tell: Tell, *, wait_s: float) -> Applied:
         schema = load(store, spec.name, champion.digest).schema
         check_costs(spec.serving, schema)
         check_rules(spec.alerts, schema)
+    known, former = former_pool(store, spec.name)
+    settings = enter(store, spec, home)
     number, changed = write_spec(store, spec)
     remember(home, spec.name, url)
     before = _begin_again(catalog)
     if changed and number > 1 and before is not None and before.state.champion is not None:
         _retrain_if_learning_changed(store, spec, before)
     tell(f"spec {number} is stored in {url}", None)
-    start_monitor(spec.name, url, poll_s=min(POLL_S, spec.monitoring.report_s))
-    controller(spec.name, url, home)
+    lead(store, spec, home, former, known=known)
     host, port, grpc_port = ingress(home)
     start_serve(port, grpc_port, host)
-    if changed or not is_deployed(spec.name):
-        tell(f"starting {spec.serving.min_replicas} replicas", None)
-        deploy(spec, url, home)
+    serve_there(store, spec, settings, home, lambda what: tell(what, None), changed=changed)
     record = _first_model(store, catalog, spec, number, tell, deadline_s, before)
-    _replicas_ready(spec, deadline_s)
+    _replicas_ready(spec, settings.min_replicas, deadline_s)
+    for place in former_places(store, spec.name, home):
+        tell(f"it still answers at {place} too; `hapredict retire {spec.name}` ends that", None)
     entry = catalog.latest()
     if entry is None:
         raise NotFound(f"the catalog of {spec.name!r} disappeared from {url}")
     shown = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104
-    return Applied(spec.name, f"http://{shown}:{port}/{spec.name}", entry, changed, record)
+    url = f"http://{shown}:{port}/{url_path(spec)}"
+    return Applied(spec.name, url, entry, changed, record)
 
 
 def _retrain_if_learning_changed(store: Store, spec: Spec, entry: Entry) -> None:
@@ -185,15 +187,17 @@ def _first_model(
                 raise TrainingFailed(f"control of {spec.name!r} is paused: {state.paused}")
             run = state.training or run
         record = runs.noted(store, spec.name, run) if run else None
-        tell(record.detail if record else controller_reason(spec.name), record)
+        tell(record.detail if record else controller_reason(store, spec.name), record)
         _wait(deadline_s, f"the first model of {spec.name!r} is not there yet; it goes on alone")
 
 
-def _replicas_ready(spec: Spec, deadline_s: float) -> None:
-    handle: Any = serve.get_app_handle(spec.name)
+def _replicas_ready(spec: Spec, replicas: int, deadline_s: float) -> None:
+    pool = spec.serving.pool
+    handle: Any = serve.get_app_handle(pool or spec.name)
     ready: set[int] = set()
-    while len(ready) < spec.serving.min_replicas:
-        detail = handle.detail.remote().result(timeout_s=30)
+    while len(ready) < replicas:
+        asked = handle.detail.remote() if pool is None else handle.detail.remote(spec.name)
+        detail = asked.result(timeout_s=30)
         if detail["ready"]:
             ready.add(detail["pid"])
         _wait(deadline_s, f"the replicas of {spec.name!r} have not loaded the model yet")

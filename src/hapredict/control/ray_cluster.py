@@ -53,10 +53,21 @@ log = logging.getLogger(__name__)
 class RayCluster:
     """`control.loop.Cluster` on a live Ray cluster."""
 
-    def __init__(self, store: Store, model: str, home: Path, actor: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        model: str,
+        home: Path,
+        actor: str,
+        *,
+        find_monitor: Callable[[], Any] | None = None,
+        find_learner: Callable[[], Any] | None = None,
+    ) -> None:
+        """`find_monitor` and `find_learner` bring handles; without them, to the model's own."""
         self.model = model
+        self._find_monitor = find_monitor or (lambda: start_monitor(model, store.url))
+        self._find_learner = find_learner or (lambda: learner(model, store.url, home))
         self._store = store
-        self._home = home
         self._actor = actor
         self._catalog = Catalog(store, model)
         self._spec: tuple[int, Spec] | None = None
@@ -72,9 +83,18 @@ class RayCluster:
         return self._spec[1]
 
     @property
+    def known_spec(self) -> Spec | None:
+        """What was applied when that was last looked at; does not wait for the store."""
+        return self._spec[1] if self._spec is not None else None
+
+    @property
     def seen(self) -> MonitorReport | None:
         """What the monitor reported when the cluster was last looked at."""
         return self._report
+
+    def latest(self) -> Entry | None:
+        """The catalog's latest entry. Raises StoreUnavailable."""
+        return self._catalog.latest()
 
     def observe(self) -> tuple[Entry | None, Snapshot]:
         """The latest entry and all that a decision depends on."""
@@ -100,11 +120,11 @@ class RayCluster:
         Raises ClusterUnavailable.
         """
         # a handle outlives restarts of its actor; making one anew sends the class to Ray each time
-        monitor = self._monitor or start_monitor(self.model, self._store.url)
+        monitor = self._monitor or self._find_monitor()
         self._monitor = None
         if wake:
-            _answer(monitor.folded.remote({}), "the monitor")
-        report = MonitorReport.from_json(_answer(monitor.report.remote(), "the monitor"))
+            answer(monitor.folded.remote({}), "the monitor")
+        report = MonitorReport.from_json(answer(monitor.report.remote(), "the monitor"))
         self._monitor = monitor
         return report
 
@@ -183,11 +203,11 @@ class RayCluster:
 
     def _ask_learner(self, ask: Callable[[Any], Any]) -> Any:
         # as with the monitor: to find a place for it and send its class is not for every look
-        actor = self._learner or learner(self.model, self._store.url, self._home)
+        actor = self._learner or self._find_learner()
         self._learner = None
-        answer = _answer(ask(actor), "the learner")
+        said = answer(ask(actor), "the learner")
         self._learner = actor
-        return answer
+        return said
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=3, max_concurrency=4)
@@ -206,7 +226,7 @@ class Controller:
         self._lease: Lease | None = None
         self._last: Action = Hold(reason="starting")
         threading.Thread(target=self._work, daemon=True, name="control").start()
-        keep_apart(self._cluster.spec, lambda: self._term > 0)
+        keep_apart(model, lambda: self._cluster.spec().serving.num_cpus, lambda: self._term > 0)
         self._teller = Teller(
             self._store,
             model,
@@ -346,7 +366,8 @@ def _labels(report: MonitorReport) -> int:
     )
 
 
-def _answer(reference: Any, who: str) -> Any:
+def answer(reference: Any, who: str) -> Any:
+    """What an actor answers. Raises ClusterUnavailable if it is not there, or too slow."""
     try:
         return ray.get(reference, timeout=ANSWER_S)
     except GetTimeoutError as error:
@@ -365,19 +386,14 @@ def controller(model: str, store_url: str, home: Path) -> Any:
     ).remote(model, store_url, str(home))
 
 
-def controller_reason(model: str) -> str:
-    """What the controller of a model did last and why, or why nobody can say."""
-    try:
-        return str(controller_status(model)["reason"])
-    except (ClusterUnavailable, NotFound) as error:
-        return str(error)
+def stop_model_actors(model: str) -> None:
+    """End the model's own controller and learner for good; no error where none runs.
 
-
-def controller_status(model: str) -> dict[str, Any]:
-    """What the controller of a model says of itself. Raises NotFound, ClusterUnavailable."""
-    try:
-        actor = ray.get_actor(f"hapredict:{model}:controller", namespace=NAMESPACE)
-    except ValueError:
-        raise NotFound(f"model {model!r} has no controller here; apply its spec first") from None
-    status: dict[str, Any] = _answer(actor.status.remote(), "the controller")
-    return status
+    A training in progress ends with them; whoever leads the model next starts it again.
+    """
+    for part in ("controller", "learner"):
+        try:
+            actor = ray.get_actor(f"hapredict:{model}:{part}", namespace=NAMESPACE)
+        except ValueError:
+            continue
+        ray.kill(actor, no_restart=True)

@@ -41,7 +41,7 @@ def diagnose_live(home: Path, model: str, level: int | None) -> Diagnosis:
     """
     store = home_store(home, model)
     spec = read_spec(store, model)
-    return diagnose(spec, facts_of(model, store.url), level)
+    return diagnose(spec, facts_of(spec.serving.pool or model, store.url), level)
 
 
 def facts_of(model: str, store_url: str, port: int | None = None) -> Facts:

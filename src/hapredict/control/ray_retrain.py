@@ -8,7 +8,7 @@ import time
 
 from hapredict.control import runs
 from hapredict.control.ray_apply import LOOK_S, Tell
-from hapredict.control.ray_cluster import controller_reason, controller_status
+from hapredict.control.ray_pool_control import controller_reason, controller_status
 from hapredict.control.specs import latest_spec
 from hapredict.errors import GateRefused, NotFound, TimedOut, TrainingFailed
 from hapredict.registry.catalog import Catalog, Entry
@@ -27,7 +27,7 @@ def retrain(store: Store, model: str, reason: str, tell: Tell, *, wait_s: float)
     number = latest_spec(store, model)
     if not number:
         raise NotFound(f"no model {model!r} was ever applied to {store.url}; apply its spec first")
-    controller_status(model)
+    controller_status(store, model)
     catalog = Catalog(store, model)
     before = catalog.latest()
     _check_not_paused(before, model)
@@ -72,7 +72,7 @@ def _waited(
         if began and not store.exists(runs.retrain_path(model)):
             return _ended(store, catalog, model, began, tell, deadline_s)
         _check_not_paused(catalog.latest(), model)
-        why = controller_reason(model)
+        why = controller_reason(store, model)
         tell(why, None)
         if time.monotonic() > deadline_s:
             raise TimedOut(f"the training has not begun yet: {why}; the wish stays")

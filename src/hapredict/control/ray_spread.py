@@ -16,7 +16,6 @@ from ray._private.state import available_resources_per_node
 
 from hapredict.control.spread import Place, Settled, next_move
 from hapredict.serving.ray_serve import replica_states
-from hapredict.spec import Spec
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +26,19 @@ REST_S = 30.0
 _ANSWER_S = 5.0
 
 
-def keep_apart(spec_of: Callable[[], Spec], leads: Callable[[], bool]) -> None:
-    """Look after a model's replicas in a thread of its own, whenever `leads()` says so."""
-    work = _Spreading(spec_of, leads)
+def keep_apart(app: str, num_cpus: Callable[[], float], leads: Callable[[], bool]) -> None:
+    """Look after a model's or pool's replicas in a thread of its own, whenever `leads()`.
+
+    `num_cpus` says how many processors each replica takes.
+    """
+    work = _Spreading(app, num_cpus, leads)
     threading.Thread(target=work.run, name="spread", daemon=True).start()
 
 
 class _Spreading:
-    def __init__(self, spec_of: Callable[[], Spec], leads: Callable[[], bool]) -> None:
-        self._spec_of = spec_of
+    def __init__(self, app: str, num_cpus: Callable[[], float], leads: Callable[[], bool]) -> None:
+        self._app = app
+        self._num_cpus = num_cpus
         self._leads = leads
         self._settled = Settled()
         self._told = ""
@@ -57,16 +60,15 @@ class _Spreading:
         nodes = {str(node["NodeID"]): node for node in ray.nodes() if node["Alive"]}
         if len(nodes) < 2:
             return False
-        spec = self._spec_of()
-        states = replica_states(spec.name)
+        states = replica_states(self._app)
         if set(states) != {"RUNNING"}:  # one is coming or going
             self._settled.told(None)
             return False
-        handle: Any = serve.get_app_handle(spec.name)
+        handle: Any = serve.get_app_handle(self._app)
         told = handle.broadcast("place").results(timeout_s=_ANSWER_S)
         places = [Place(**one) for one in told]
         titles = {node: str(one["NodeManagerAddress"]) for node, one in nodes.items()}
-        move = next_move(places, _room(spec, list(nodes)), states["RUNNING"], titles)
+        move = next_move(places, _room(self._num_cpus(), list(nodes)), states["RUNNING"], titles)
         move = self._settled.told(move)
         if move is None:
             return False
@@ -75,10 +77,9 @@ class _Spreading:
         return True
 
 
-def _room(spec: Spec, nodes: list[str]) -> dict[str, int]:
+def _room(each: float, nodes: list[str]) -> dict[str, int]:
     """How many more replicas each node could take."""
     free = available_resources_per_node()
     cpus = {node: float(free.get(node, {}).get("CPU", 0.0)) for node in nodes}
-    each = spec.serving.num_cpus
     # a node without processors is the head, which serves nothing
     return {node: int(found / each) if each else int(found > 0) for node, found in cpus.items()}

@@ -8,14 +8,14 @@ from ray.exceptions import RayError
 
 from hapredict.control import runs
 from hapredict.control.hold_out import check_slices
-from hapredict.control.ray_cluster import controller_status
 from hapredict.control.ray_embedded import find
+from hapredict.control.ray_pool_control import controller_status
 from hapredict.control.show import moment
 from hapredict.control.show_monitor import monitor_json
-from hapredict.control.specs import home_store
+from hapredict.control.specs import home_store, read_spec, url_path
 from hapredict.data.ray_dataset import find_files, open_dataset, survey
 from hapredict.errors import HapredictError, NotFound
-from hapredict.monitoring.ray_monitor import find_monitor
+from hapredict.monitoring.ray_pool_monitor import monitor_of
 from hapredict.monitoring.report import MonitorReport
 from hapredict.registry.catalog import Catalog
 from hapredict.serving.decisions import check_costs
@@ -31,9 +31,11 @@ def status_of(home: Path, model: str) -> dict[str, Any]:
     """
     store = home_store(home, model)
     entry = Catalog(store, model).latest()
-    found: dict[str, Any] = {"model": model}
+    spec = read_spec(store, model)
+    pool = spec.serving.pool
+    found: dict[str, Any] = {"model": model} if pool is None else {"model": model, "pool": pool}
     try:
-        found["url"] = f"{find(home).serve_url}/{model}"
+        found["url"] = f"{find(home).serve_url}/{url_path(spec)}"
     except NotFound as error:
         found["url"] = str(error)
     if entry is not None:
@@ -59,14 +61,14 @@ def status_of(home: Path, model: str) -> dict[str, Any]:
                     "epoch": f"{record.epoch} of {record.epochs}",
                     "restarts": record.restarts,
                 }
-    found["control"] = _or_error(lambda: controller_status(model))
-    found["replicas"] = _or_error(lambda: replica_states(model))
-    found["monitor"] = _or_error(lambda: _monitor(model))
+    found["control"] = _or_error(lambda: controller_status(store, model))
+    found["replicas"] = _or_error(lambda: replica_states(pool or model))
+    found["monitor"] = _or_error(lambda: _monitor(model, pool))
     return found
 
 
-def _monitor(model: str) -> dict[str, Any]:
-    report = MonitorReport.from_json(ray.get(find_monitor(model).report.remote(), timeout=10))
+def _monitor(model: str, pool: str | None) -> dict[str, Any]:
+    report = MonitorReport.from_json(ray.get(monitor_of(model, pool).report.remote(), timeout=10))
     return monitor_json(report)
 
 

@@ -125,6 +125,11 @@ def retrain_path(model: str) -> str:
     return f"requests/{model}/retrain.json"
 
 
+def wished(store: Store) -> list[str]:
+    """The models of which somebody wishes a training."""
+    return [path.split("/")[1] for path in store.list("requests") if path.endswith("/retrain.json")]
+
+
 def request_retrain(store: Store, model: str, reason: str) -> None:
     """Ask the controller for a training; it answers at its next look."""
     store.put(retrain_path(model), encode_json({"reason": reason}))

@@ -67,6 +67,11 @@ def read_spec(store: Store, model: str, number: int | None = None) -> Spec:
     return build_spec(decode_json(store.get(path), path))
 
 
+def url_path(spec: Spec) -> str:
+    """Where a model's URLs begin, below Serve's address."""
+    return f"{spec.serving.pool}/{spec.name}" if spec.serving.pool else spec.name
+
+
 def _path(model: str, number: int) -> str:
     return f"specs/{model}/{number:08d}.json"
 

@@ -61,6 +61,11 @@ def drill_live(
     """
     store = home_store(home, model)
     spec = read_spec(store, model)
+    if spec.serving.pool is not None:
+        raise GateRefused(
+            f"{model!r} lives in pool {spec.serving.pool!r}, and a drill would break it for all "
+            "models there; drill a model that has replicas of its own"
+        )
     level = level or spec.availability.level
     names = list(names) or faults_of(level)
     for name in names:

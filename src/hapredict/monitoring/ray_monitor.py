@@ -29,12 +29,12 @@ POLL_S = 1.0
 SNAPSHOT_S = 60.0
 """Pause between two snapshots."""
 
-_PARTS_PER_STEP = 1000
-_PARTS_PER_SNAPSHOT = 2000
-_SNAPSHOT_TIME_SHARE = 0.05
-_LOOK_TIME_SHARE = 0.1
+PARTS_PER_STEP = 1000
+PARTS_PER_SNAPSHOT = 2000
+SNAPSHOT_TIME_SHARE = 0.05
+LOOK_TIME_SHARE = 0.1
 _PAUSE_MAX_S = 30.0
-_PATIENCE_S = 60.0
+LONG_PATIENCE_S = 60.0
 _CALLS_MAX = 32
 
 
@@ -69,7 +69,7 @@ class MonitorActor:
         return self._report.to_json()
 
     def folded(
-        self, positions: Mapping[str, Mapping[str, int]], timeout_s: float = _PATIENCE_S
+        self, positions: Mapping[str, Mapping[str, int]], timeout_s: float = LONG_PATIENCE_S
     ) -> bool:
         """Wait until these parts are folded ({"predictions": {source: seq}, "labels": ...}).
 
@@ -77,7 +77,7 @@ class MonitorActor:
         """
         self._wake.set()
         with self._news:
-            return self._news.wait_for(lambda: _reached(self._report, positions), timeout_s)
+            return self._news.wait_for(lambda: reached(self._report, positions), timeout_s)
 
     def ping(self) -> int:
         """The process's id: it answers, so the actor lives."""
@@ -94,21 +94,21 @@ class MonitorActor:
                 if follower is None:
                     follower = Follower(open_store(self._store_url), self._model)
                 began_s = time.monotonic()
-                folded = follower.step(_PARTS_PER_STEP, everywhere=woken)
+                folded = follower.step(PARTS_PER_STEP, everywhere=woken)
                 now_s = time.monotonic()
                 if not folded:
                     # a long journal takes long to list: looking in vain must not fill the time
-                    pause_s = max(pause_s, (now_s - began_s) / _LOOK_TIME_SHARE)
+                    pause_s = max(pause_s, (now_s - began_s) / LOOK_TIME_SHARE)
                 if now_s >= look_at_s:
                     follower.look()
                     took_s, now_s = time.monotonic() - now_s, time.monotonic()
-                    look_at_s = now_s + took_s / _LOOK_TIME_SHARE
+                    look_at_s = now_s + took_s / LOOK_TIME_SHARE
                 if follower.unsaved and (
-                    now_s >= save_at_s or follower.unsaved >= _PARTS_PER_SNAPSHOT
+                    now_s >= save_at_s or follower.unsaved >= PARTS_PER_SNAPSHOT
                 ):
                     follower.save()
                     took_s = time.monotonic() - now_s
-                    save_at_s = now_s + max(self._snapshot_s, took_s / _SNAPSHOT_TIME_SHARE)
+                    save_at_s = now_s + max(self._snapshot_s, took_s / SNAPSHOT_TIME_SHARE)
             except TemporaryError as error:
                 trouble = str(error)
             except Exception as error:
@@ -120,7 +120,7 @@ class MonitorActor:
             if woken or trouble != told or changes != seen:
                 self._publish(follower, trouble)
             told, seen = trouble, changes
-            if folded < _PARTS_PER_STEP:
+            if folded < PARTS_PER_STEP:
                 woken = self._wake.wait(min(pause_s, _PAUSE_MAX_S))
                 self._wake.clear()
 
@@ -178,7 +178,8 @@ def stop_monitor(model: str) -> None:
     ray.kill(monitor, no_restart=True)
 
 
-def _reached(report: MonitorReport, wanted: Mapping[str, Mapping[str, int]]) -> bool:
+def reached(report: MonitorReport, wanted: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether these parts are in a report ({"predictions": {source: seq}, "labels": ...})."""
     return all(
         report.positions.get(kind, {}).get(source, 0) >= seq
         for kind, seqs in wanted.items()

@@ -53,7 +53,7 @@ from hapredict.serving.replies import (
     wrong_method,
 )
 from hapredict.serving.scaling import Load, LoadMeter
-from hapredict.serving.upkeep import TICK_S, Kept, Upkeep
+from hapredict.serving.upkeep import TICK_S, Kept, upkeep_of
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +97,17 @@ class App:
         self._explain_admission = Admission(explain.ONGOING_MAX)
         self.exhausted = False
         """Whether there was a request for which this process had no memory; it had better go."""
-        self._in_progress = 0
-        self._metrics = Metrics(replica.model, lambda: self._in_progress)
-        self._answering = Answering(replica, clock=clock, metrics=self._metrics)
+        self.in_progress = 0
+        """Requests begun and not over."""
+        self.used_s = clock()
+        """When the last request was over, on the app's clock."""
+        self.metrics = Metrics(replica.model, lambda: self.in_progress)
+        self._answering = Answering(replica, clock=clock, metrics=self.metrics)
         self._meter = meter or LoadMeter(clock, processor=lambda: 0.0)
         self._access = access
-        self._metrics.dropped = lambda: access.dropped if access is not None else 0
+        self.metrics.dropped = lambda: access.dropped if access is not None else 0
         writes = access.write if access is not None else None
-        self._upkeep = Upkeep(replica, tick_s=tick_s, late=self._meter.late, writes=writes)
+        self._upkeep = upkeep_of(replica, tick_s=tick_s, late=self._meter.late, writes=writes)
         self._exact: dict[str, Route] = {}
         self._patterns: list[tuple[re.Pattern[str], Route]] = []
         self._mount()
@@ -178,7 +181,7 @@ class App:
         """
         start_s, code = self._clock(), 500
         part, id_ = None, ""
-        self._in_progress += 1
+        self.in_progress += 1
         try:
             part, request = await self._answering.part(read, start_s)
             id_ = request.id
@@ -220,7 +223,7 @@ class App:
         it says whether the caller was still there. Raises nothing. In the loop of `run` only.
         """
         start_s = self._clock()
-        self._in_progress += 1
+        self.in_progress += 1
         request_id = sent_request_id(headers) or self._request_ids().encode()
 
         def replied(said: Reply | Exception) -> None:
@@ -249,7 +252,7 @@ class App:
 
     async def _http(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         start_s = self._clock()
-        self._in_progress += 1
+        self.in_progress += 1
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = sent_request_id(headers) or self._request_ids().encode()
         method: str = scope["method"]
@@ -295,15 +298,15 @@ class App:
         self.exhausted = self.exhausted or is_memory(error)
         reason = shed_reason(error)
         if reason is not None:
-            self._metrics.shed(reason)
+            self.metrics.shed(reason)
 
     def _over(
         self, route: str, code: int, start_s: float, request_id: str | bytes, part: Part | None
     ) -> None:
-        now_s = self._clock()
+        now_s = self.used_s = self._clock()
         duration_s = max(0.0, now_s - start_s)
-        self._in_progress -= 1
-        self._metrics.request(route, code, duration_s)
+        self.in_progress -= 1
+        self.metrics.request(route, code, duration_s)
         self._meter.over(duration_s)
         if self._access is not None:
             self._access.add(route, code, now_s, duration_s, request_id, part)
@@ -368,15 +371,13 @@ class App:
         admission.check()
         labels = decode_feedback(await read_body(call, serving.body_bytes_max), serving.rows_max)
         now_s = self._clock()
-        rows = [
-            Label(label.id, label.value, now_s, label.event_s, label.of_row) for label in labels
-        ]
+        rows = [Label(one.id, one.value, now_s, one.event_s, one.of_row) for one in labels]
         admission.enter(now_s)
         try:
             await asyncio.to_thread(self._replica.feedback, rows)
         finally:
             admission.leave(self._clock())
-        self._metrics.labels(len(rows))
+        self.metrics.labels(len(rows))
         return json_reply({"acknowledged": len(rows)})
 
     async def _explain(self, call: Call) -> Reply:
@@ -395,4 +396,4 @@ class App:
         return json_reply(explain.to_json(replica.model, effects))
 
     async def _text(self, _call: Call) -> Reply:
-        return Reply(200, self._metrics.text(), CONTENT_TYPE)
+        return Reply(200, self.metrics.text(), CONTENT_TYPE)

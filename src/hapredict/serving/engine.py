@@ -122,6 +122,8 @@ class Loaded:
     plan: FeaturePlan
     reference: Reference
     engine: OnnxEngine
+    network_bytes: int = 0
+    """Length of its network's file."""
 
     def scores(self, table: Table) -> NDArray[np.float32]:
         """[rows, outputs] float32, in the order of `schema.classes` where there are several."""
@@ -248,4 +250,5 @@ def _assemble(number: int, bundle: Bundle) -> Loaded:
             categories=len(schema.categories),
             outputs=schema.outputs,
         ),
+        network_bytes=len(bundle.network_onnx),
     )

@@ -57,13 +57,10 @@ Sent = Callable[[Reply, bytes], bool]
 
 
 class Direct(Protocol):
-    """What this needs of an app; see `asgi.App` for the promises."""
+    """Who answers; see `asgi.App` for the promises."""
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop | None: ...
-    @property
     def body_bytes_max(self) -> int: ...
-    def direct_paths(self) -> Mapping[bytes, tuple[str, type[WireProtocol]]]: ...
     def direct(
         self,
         route: str,
@@ -73,6 +70,25 @@ class Direct(Protocol):
         send: Sent,
     ) -> None: ...
     def drain(self) -> None: ...
+
+
+class DirectApp(Direct, Protocol):
+    """What this needs of the app of one model."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+    def direct_paths(self) -> Mapping[bytes, tuple[str, type[WireProtocol]]]: ...
+
+
+class Home(Protocol):
+    """Whose event loop it is."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+
+
+Target = tuple[Direct, str, type[WireProtocol]]
+"""Who answers a path, and what `direct` is to be told."""
 
 
 def why_not() -> str:
@@ -89,36 +105,50 @@ def why_not() -> str:
     return ""
 
 
-def install(app: Direct, root: str) -> str:
+def install(app: DirectApp, root: str) -> str:
     """Let servers that this process starts from now on use it for `app`; why not, or "".
 
     `root` is the prefix of paths, as Ray Serve's `route_prefix`. For processes with one app.
     """
+    return use(lambda: protocol_for(app, root))
+
+
+def use(protocol: Callable[[], type["FastProtocol"]]) -> str:
+    """Let servers that this process starts from now on use a protocol class; why not, or ""."""
     reason = why_not()
     if not reason:
-        auto.AutoHTTPProtocol = protocol_for(app, root)
+        auto.AutoHTTPProtocol = protocol()
     return reason
 
 
-def protocol_for(app: Direct, root: str = "") -> type["FastProtocol"]:
-    """The protocol class for uvicorn's setting `http`, which answers the predictions of `app`."""
-    paths = dict(app.direct_paths())
+def protocol_for(app: DirectApp, root: str = "") -> type["FastProtocol"]:
+    """The protocol class for uvicorn's setting `http`, which answers the predictions of `app`.
+
+    `root` is the prefix of paths, as Ray Serve's `route_prefix`.
+    """
+    paths: dict[bytes, Target] = {p: (app, *found) for p, found in app.direct_paths().items()}
     if root:
         paths |= {root.encode() + path: found for path, found in paths.items()}
-    return type("FastProtocol", (FastProtocol,), {"direct_app": app, "direct_paths": paths})
+    return protocol_of(app, paths)
+
+
+def protocol_of(home: Home, paths: Mapping[bytes, Target]) -> type["FastProtocol"]:
+    """The protocol class that answers `paths`, which may change at any time."""
+    return type("FastProtocol", (FastProtocol,), {"direct_home": home, "direct_paths": paths})
 
 
 class FastProtocol(HttpToolsProtocol):
     """One connection. Requests are answered in their order, whichever way each takes."""
 
-    direct_app: Direct
-    direct_paths: Mapping[bytes, tuple[str, type[WireProtocol]]]
+    direct_home: Home
+    direct_paths: Mapping[bytes, Target]
     told: tuple[Any, bytes] = (None, b"")
     """uvicorn's own headers, which are the same for a second, and their bytes."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._found: tuple[str, type[WireProtocol]] | None = None
+        self._found: Target | None = None
+        self._asked: Direct | None = None
         self._pieces: list[bytes] = []
         self._read_bytes = 0
         self._unanswered = 0
@@ -130,7 +160,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._usable = self._usable and self.direct_app.loop is self.loop
+        self._usable = self._usable and self.direct_home.loop is self.loop
         self._seen_s = self.loop.time()
         self._watch()
 
@@ -141,16 +171,14 @@ class FastProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        if self._unanswered:
-            self.direct_app.drain()
+        self._drain()
         if self._found is not None:
             self._last = True  # it is being read: answer it, then close
         else:
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        if self._unanswered:
-            self.direct_app.drain()
+        self._drain()
         super().send_400_response(msg)
 
     def pause_writing(self) -> None:
@@ -170,11 +198,10 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         found = self.direct_paths.get(self.url)
-        if found is not None and self._usable and self._is_plain():
+        if found is not None and self._usable and self._is_plain(found[0].body_bytes_max):
             self._found = found
             return
-        if self._unanswered:
-            self.direct_app.drain()
+        self._drain()
         self._as_usual()
 
     def on_body(self, body: bytes) -> None:
@@ -189,15 +216,20 @@ class FastProtocol(HttpToolsProtocol):
         if self._found is None:
             super().on_message_complete()
             return
-        pieces, (route, protocol) = self._pieces, self._found
+        pieces, (asked, route, protocol) = self._pieces, self._found
         self._pieces, self._found = [], None
-        if self._unanswered:
-            self.direct_app.drain()
+        self._drain()
         self._unanswered += 1
+        self._asked = asked
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self.direct_app.direct(route, protocol, dict(self.headers), body, self._write)
+        asked.direct(route, protocol, dict(self.headers), body, self._write)
 
-    def _is_plain(self) -> bool:
+    def _drain(self) -> None:
+        """Have answered what was asked, so that answers keep the order of requests."""
+        if self._unanswered and self._asked is not None:
+            self._asked.drain()
+
+    def _is_plain(self, body_bytes_max: int) -> bool:
         """Whether a prediction can be answered here."""
         parser = self.parser
         if (
@@ -215,7 +247,7 @@ class FastProtocol(HttpToolsProtocol):
                 length = int(value) if len(value) < 10 else -1
             elif name in _ODD:
                 return False
-        return 0 <= length <= min(BODY_BYTES_MAX, self.direct_app.body_bytes_max)
+        return 0 <= length <= min(BODY_BYTES_MAX, body_bytes_max)
 
     def _as_usual(self) -> None:
         """Make up for what uvicorn does at a message's begin, and go on as it does."""

@@ -81,6 +81,11 @@ class VersionHealth:
         )
 
 
+Counted = tuple[int | None, Mapping[int, VersionHealth]]
+"""A trial, by the version on trial, and what was counted about its versions."""
+NOTHING: Counted = (None, {})
+
+
 def total(counts: Iterable[Mapping[int, VersionHealth]]) -> dict[int, VersionHealth]:
     """The sum over replicas, by version."""
     found: dict[int, VersionHealth] = {}
@@ -138,14 +143,20 @@ def counts_of(
 class HealthLog:
     """One replica's counts about the trial in progress. Safe to use from several threads."""
 
-    def __init__(self, store: Store, model: str, source: str) -> None:
+    def __init__(self, store: Store, model: str, source: str, *, begun: Counted = NOTHING) -> None:
+        """`begun` is what a log of this source had counted that ended before."""
         self._store = store
         self._model = model
         self._source = source
         self._lock = threading.Lock()
-        self._trial: int | None = None
-        self._counts: dict[int, VersionHealth] = {}
+        self._trial, self._counts = begun[0], dict(begun[1])
         self._written: dict[int, VersionHealth] = {}
+
+    @property
+    def counted(self) -> Counted:
+        """The trial in progress, and the counts about it."""
+        with self._lock:
+            return self._trial, dict(self._counts)
 
     def count(self, routes: Routes, counts: Mapping[int, VersionHealth]) -> None:
         """Add to the counts of the trial that `routes` are of; a new trial begins at zero."""

@@ -29,6 +29,7 @@ from hapredict.serving.asgi import App
 from hapredict.serving.exchange import read_version, read_wait_s, too_long
 from hapredict.serving.inference_messages import MESSAGES, SERVICE, describe
 from hapredict.serving.inference_tensors import decode_request, encode_response
+from hapredict.serving.pool_app import PoolApp
 from hapredict.serving.repeats import key_among
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,13 @@ _DETAILS_MAX = 4000
 
 
 class OpenInference:
-    """Answers the calls of `GRPCInferenceService` for an app.
+    """Answers the calls of `GRPCInferenceService` for an app, or for the apps of a pool.
 
     A call takes a message and a context, by grpc or by Ray Serve, and raises nothing: a fault sets
     the status and answers an empty message, for Serve passes on what a context says only then.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App | PoolApp) -> None:
         self._inference = app
 
     async def ServerLive(self, _request: Any, grpc_context: Any) -> Any:  # noqa: N802
@@ -93,21 +94,25 @@ class OpenInference:
         return MESSAGES["ServerMetadataResponse"](name="hapredict", version="2")
 
     async def _model_ready(self, request: Any) -> Any:
-        self._check_model(request.name)
-        descriptions.check_version(self._inference.replica, _version(request.version))
-        return MESSAGES["ModelReadyResponse"](ready=self._inference.ready)
+        app = await self._app_of(request.name)
+        _check_model(app, request.name)
+        descriptions.check_version(app.replica, _version(request.version))
+        return MESSAGES["ModelReadyResponse"](ready=app.ready)
 
     async def _model_metadata(self, request: Any) -> Any:
-        self._check_model(request.name)
-        descriptions.check_version(self._inference.replica, _version(request.version))
-        said = descriptions.v2_model(self._inference.replica)
+        app = await self._app_of(request.name)
+        _check_model(app, request.name)
+        descriptions.check_version(app.replica, _version(request.version))
+        said = descriptions.v2_model(app.replica)
         for tensor in (*said["inputs"], *said["outputs"]):
             tensor.pop("parameters", None)  # the protocol has no place for them here
         return MESSAGES["ModelMetadataResponse"](**said)
 
     async def _infer(self, message: Any, context: Any) -> Any:
+        app = await self._app_of(message.model_name, _wait_s(context))
+
         def read(serving: ServingSpec) -> Request:
-            self._check_model(message.model_name)
+            _check_model(app, message.model_name)
             if message.ByteSize() > serving.body_bytes_max:
                 raise too_long(serving.body_bytes_max)
             key = key_among(context.invocation_metadata() or ())
@@ -115,14 +120,20 @@ class OpenInference:
             return msgspec.structs.replace(request, key=key) if key else request
 
         raw = bool(message.raw_input_contents)
-        return await self._inference.answer(
+        return await app.answer(
             ROUTE, read, lambda part, request: encode_response(part, request, raw=raw)
         )
 
-    def _check_model(self, name: str) -> None:
-        model = self._inference.replica.model
-        if name != model:
-            raise UnknownName("model", name[:100], (model,))
+    async def _app_of(self, model: str, wait_s: float | None = None) -> App:
+        """Who answers for the model of that name, or says that there is none."""
+        inference = self._inference
+        return inference if isinstance(inference, App) else await inference.app_of(model, wait_s)
+
+
+def _check_model(app: App, name: str) -> None:
+    model = app.replica.model
+    if name != model:
+        raise UnknownName("model", name[:100], (model,))
 
 
 def add_to_server(servicer: Any, server: Any) -> None:

@@ -8,6 +8,7 @@ restarts no process. Only new code or a new `serving` section is a rolling updat
 import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from hapredict.errors import ClusterUnavailable, NotFound, TemporaryError
 from hapredict.registry.store import open_store
+from hapredict.sections_live import ServingSpec
 from hapredict.serving.access import AccessLog
 from hapredict.serving.asgi import App
 from hapredict.serving.inference_service import (
@@ -56,9 +58,11 @@ class ModelReplica(OpenInference):
             self._replica,
             clock=time.time,
             meter=LoadMeter(time.time, time.process_time, spec.serving.num_cpus),
-            access=_access_log(spec, self._source, Path(home)),
+            access=access_log(spec, self._source, Path(home)),
         )
-        self._data_plane = _data_plane(self._app, spec)
+        self._data_plane = data_plane(
+            spec.serving, lambda fast: str(fast.install(self._app, f"/{spec.name}"))
+        )
         super().__init__(self._app)
 
     def __serve_build_asgi_app__(self) -> App:
@@ -95,7 +99,8 @@ class ModelReplica(OpenInference):
         return {**self._replica.detail(), "pid": os.getpid(), "data_plane": self._data_plane}
 
 
-def _access_log(spec: Spec, source: str, home: Path) -> AccessLog | None:
+def access_log(spec: Spec, source: str, home: Path) -> AccessLog | None:
+    """The access log of a replica, if its spec wants one."""
     serving = spec.serving
     if serving.access_log == "off":
         return None
@@ -107,17 +112,18 @@ def _access_log(spec: Spec, source: str, home: Path) -> AccessLog | None:
     )
 
 
-def _data_plane(app: App, spec: Spec) -> str:
-    """Take up the data plane that the spec asks for, if that can be; what it is, and why.
+def data_plane(serving: ServingSpec, install: Callable[[Any], str]) -> str:
+    """Take up the data plane that the settings ask for, if that can be; what it is, and why.
 
-    Serve starts this replica's HTTP server after the constructor, and in the same event loop.
+    `install` is given the module `fast_http` and says why not, or "". Serve starts this replica's
+    HTTP server after the constructor, and in the same event loop.
     """
-    if spec.serving.data_plane == "standard":
+    if serving.data_plane == "standard":
         return "standard"
     try:
         from hapredict.serving import fast_http
 
-        reason = fast_http.install(app, f"/{spec.name}")
+        reason = install(fast_http)
     except ImportError as error:  # another uvicorn than the one this was written for
         reason = str(error)
     return f"standard, as {reason}" if reason else "fast"
@@ -142,10 +148,20 @@ def deploy(spec: Spec, store_url: str, home: Path) -> None:
     Old replicas answer until new ones are ready. Raises ClusterUnavailable if they do not start.
     """
     serving = spec.serving
-    deployment = serve.deployment(
-        ModelReplica,
+    deployment = model_deployment(ModelReplica, serving, ongoing_max=serving.max_ongoing_requests)
+    app = deployment.bind(spec.model_dump(mode="json"), store_url, str(home))
+    try:
+        serve.run(app, name=spec.name, route_prefix=f"/{spec.name}", logging_config=QUIET)
+    except RuntimeError as error:
+        raise ClusterUnavailable(f"the replicas of {spec.name!r} do not start: {error}") from error
+
+
+def model_deployment(replica: Any, serving: ServingSpec, *, ongoing_max: int) -> Any:
+    """The deployment of a replica's class, as `serving` says."""
+    return serve.deployment(
+        replica,
         name="model",
-        max_ongoing_requests=serving.max_ongoing_requests,
+        max_ongoing_requests=ongoing_max,
         autoscaling_config=autoscaling(serving),
         ray_actor_options={"num_cpus": serving.num_cpus},
         health_check_period_s=2,
@@ -155,11 +171,6 @@ def deploy(spec: Spec, store_url: str, home: Path) -> None:
         max_surge_percent=100,
         logging_config=QUIET,
     )
-    app = deployment.bind(spec.model_dump(mode="json"), store_url, str(home))
-    try:
-        serve.run(app, name=spec.name, route_prefix=f"/{spec.name}", logging_config=QUIET)
-    except RuntimeError as error:
-        raise ClusterUnavailable(f"the replicas of {spec.name!r} do not start: {error}") from error
 
 
 def is_deployed(model: str) -> bool:

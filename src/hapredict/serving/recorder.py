@@ -22,7 +22,7 @@ import numpy as np
 from hapredict.data.schema import Schema
 from hapredict.errors import Conflict, CorruptBundle, HapredictError, StoreUnavailable
 from hapredict.registry.store import Store, encode_json
-from hapredict.serving.health import HealthLog, counts_of
+from hapredict.serving.health import NOTHING, Counted, HealthLog, counts_of
 from hapredict.serving.journal import (
     Label,
     PredictionPart,
@@ -63,6 +63,18 @@ class Recorded:
     """Why the last step failed; "" if it did not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a source is, so that the same process can go on under its name."""
+
+    source: str
+    calls: int = 1
+    part: int = 1
+    labels: tuple[int, int] = (0, 1)
+    """How often the source of labels began anew, and the number of its next part."""
+    health: Counted = NOTHING
+
+
 class Recorder:
     """The rows of one source. Safe to use from several threads."""
 
@@ -76,10 +88,11 @@ class Recorder:
         fault: Fault,
         health: HealthLog | None = None,
         rows_max: int = 200_000,
+        first: int = 1,
     ) -> None:
         """Own `source` in the spool `directory`, which other models must not share.
 
-        Raises OSError if the directory cannot be written.
+        `first` is the number of its first part. Raises OSError if the directory cannot be written.
         """
         self._store = store
         self._model = model
@@ -87,7 +100,7 @@ class Recorder:
         self._fault = fault
         self._health = health
         self._rows_max = rows_max
-        self._spool = Spool(directory, source)
+        self._spool = Spool(directory, source, first=first)
         self._added: deque[Answer] = deque()
         self._packed: deque[tuple[bytes, int]] = deque()
         self._counting = threading.Lock()  # held for additions only, also by requests
@@ -167,6 +180,17 @@ class Recorder:
             parts_waiting=parts_waiting,
             trouble=self._disk_trouble or self._store_trouble,
         )
+
+    @property
+    def next_part(self) -> int:
+        """The number of the next part of this source."""
+        return self._spool.next_part
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is not in the store yet."""
+        state = self.state()
+        return bool(state.parts_waiting or state.rows_waiting)
 
     def close(self, schema: Schema | None, rules: Sequence[Rule] = ()) -> None:
         """Report once more and let others adopt what could not be shipped."""
@@ -276,16 +300,23 @@ class _Group:
 class LabelWriter:
     """Labels of one source. Callers that come together are committed together."""
 
-    def __init__(self, store: Store, model: str, source: str) -> None:
+    def __init__(
+        self, store: Store, model: str, source: str, *, at: tuple[int, int] = (0, 1)
+    ) -> None:
+        """`at` is where a writer of this source ended that was closed before."""
         self._store = store
         self._model = model
         self._source = source
-        self._begun = 0
-        self._seq = 1
+        self._begun, self._seq = at
         self._waiting: deque[_Group] = deque()
         self._committing = threading.Lock()
         self.written = 0
         """Labels that are durable."""
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """How often the source began anew, and the number of its next part."""
+        return self._begun, self._seq
 
     def add(self, labels: Sequence[Label]) -> None:
         """Return when the labels are durable.

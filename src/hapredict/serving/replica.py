@@ -8,7 +8,7 @@ with what it has and says so.
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,22 @@ from typing import Any
 from hapredict.data.schema import Schema, Table
 from hapredict.errors import Conflict, GateRefused, HapredictError, TemporaryError
 from hapredict.features.typical import typical
-from hapredict.registry.catalog import Catalog, CatalogState, Entry, Version
+from hapredict.registry.catalog import Catalog, Entry, Version
 from hapredict.registry.store import Store, encode_json
-from hapredict.sections import DAY_S
 from hapredict.serving import risk
-from hapredict.serving.decisions import Rule
 from hapredict.serving.descriptions import About
-from hapredict.serving.engine import Loaded, Speed, load_version, why_not_beside
+from hapredict.serving.engine import Loaded, Speed, load_version
 from hapredict.serving.explain import Baseline, Effects, effects_of
 from hapredict.serving.health import HealthLog
 from hapredict.serving.journal import Label
 from hapredict.serving.label_check import check_label
-from hapredict.serving.recorder import LabelWriter, Recorder
+from hapredict.serving.recorder import LabelWriter, Mark, Recorder
 from hapredict.serving.risk import problems_of, rules_of
-from hapredict.serving.routing import Split
 from hapredict.serving.scoring import Answer, Routes, answer, scored
+from hapredict.serving.who_serves import routes_of, wanted
 from hapredict.spec import Spec
 
 __all__ = ["Answer", "Label", "Replica", "refused_path"]
-
-BUCKETS_A_WINDOW = 24
-"""Buckets of event time in `monitoring.window_days`: hours, for windows of a day."""
 
 
 def refused_path(model: str, number: int) -> str:
@@ -51,7 +46,7 @@ class Replica:
         self,
         store: Store,
         model: str,
-        source: str,
+        source: str | Mark,
         spool: Path,
         clock: Callable[[], float],
         *,
@@ -60,26 +55,31 @@ class Replica:
     ) -> None:
         """Not `ready` before a `refresh` found a champion.
 
-        `source` is a name that no other process start has, of letters, digits, '_' and '-'.
-        `spool` is a local directory, which survives the process and which replicas share. `clock`
+        `source` is a name that no other process start has, of letters, digits, '_' and '-', or the
+        mark of a replica closed here. `spool` is a local directory, which replicas share. `clock`
         tells wall time in seconds. `spec` is what was applied last; without it, settings are those
         of the champion's bundle. `timer` tells the calling thread's processor time in seconds;
         without it no version is too slow. Raises OSError if the spool cannot be written.
         """
         self.model = model
         self._store = store
-        self._source = source
+        mark = source if isinstance(source, Mark) else Mark(source)
+        self._source = source = mark.source
         self._clock = clock
         self._given = spec
         self._timer = timer
         self._catalog = Catalog(store, model)
-        self._health = HealthLog(store, model, source)
+        self._health = HealthLog(store, model, source, begun=mark.health)
         self._recorder = Recorder(
-            store, model, source, spool / model, fault=self._fault, health=self._health
+            store,
+            model,
+            source,
+            spool / model,
+            fault=self._fault,
+            health=self._health,
+            first=mark.part,
         )
-        self.refused = self._recorder.refuse
-        """Count rows that do not fit the schema, by the column at fault."""
-        self._labels = LabelWriter(store, model, source)
+        self._labels = LabelWriter(store, model, source, at=mark.labels)
         self._refreshing = threading.Lock()
         self._routes: Routes | None = None
         self._entry: Entry | None = None
@@ -90,7 +90,7 @@ class Replica:
         self._trouble = ""
         self._faults = 0
         self._last_fault = ""
-        self._calls = itertools.count(1)
+        self._calls = itertools.count(mark.calls)
         self._ruled: tuple[Any, Any, tuple[risk.Rule, ...]] = (None, None, ())
 
     @property
@@ -117,6 +117,19 @@ class Replica:
     def model_version(self) -> int:
         """The champion's number. Raises TemporaryError if there is none yet."""
         return self._serving().split.champion
+
+    @property
+    def network_bytes(self) -> tuple[int, ...]:
+        """The length of each loaded version's network."""
+        routes = self._routes
+        return () if routes is None else tuple(v.network_bytes for v in routes.versions.values())
+
+    def mark(self) -> Mark | None:
+        """After `close`: what goes on where this ended; None if rows are left in the spool."""
+        if self._recorder.waits:
+            return None  # others may adopt the source
+        part, labels = self._recorder.next_part, self._labels.at
+        return Mark(self._source, next(self._calls), part, labels, self._health.counted)
 
     def about(self, version: int | None = None) -> About:
         """What the champion, or a loaded version, learned. Raises UnknownName, TemporaryError."""
@@ -210,6 +223,10 @@ class Replica:
         """Record an answer, once it is written. What it costs is paid by the next `tick`."""
         self._recorder.add(answer)
 
+    def refused(self, column: str, rows: int) -> None:
+        """Count rows that do not fit the schema, by the column at fault."""
+        self._recorder.refuse(column, rows)
+
     def feedback(self, labels: Sequence[Label]) -> None:
         """Blocks; the labels are durable when it returns.
 
@@ -264,7 +281,7 @@ class Replica:
         loaded = dict(before.versions) if before is not None else {}
         refused: dict[int, str] = {}
         held_back = ""
-        for number in _wanted(state):
+        for number in wanted(state):
             try:
                 # a champion that is slow here is better than none
                 speed = self._speed() if number != state.champion else None
@@ -273,7 +290,7 @@ class Replica:
                 refused[number] = str(error)
             except TemporaryError as error:
                 held_back = str(error)
-        routes = self._build(state, loaded, refused, before)
+        routes = routes_of(self.model, state, loaded, refused, before, self._given)
         changed = routes is not None and (before is None or routes.differs(before))
         if changed:
             self._routes = routes
@@ -305,43 +322,6 @@ class Replica:
             self._refused[version.digest] = str(error)
             raise
 
-    def _build(
-        self,
-        state: CatalogState,
-        loaded: Mapping[int, Loaded],
-        refused: dict[int, str],
-        before: Routes | None,
-    ) -> Routes | None:
-        """Who is to serve; None leaves it as it is. A challenger that cannot join is refused."""
-        number = state.champion
-        if number in refused:
-            number = before.split.champion if before is not None else state.previous
-        if number is None or number not in loaded:
-            return None  # nothing published, or the store kept it back
-        champion = loaded[number]
-        beside = {n: v for n, v in loaded.items() if not why_not_beside(v, champion)}
-        split = Split(number)
-        challenger = state.challenger
-        if number == state.champion and challenger is not None and challenger in loaded:
-            if challenger in beside:
-                salt = f"{self.model}/{challenger}"
-                split = Split(number, challenger, state.share, state.stage == "shadow", salt)
-            else:
-                refused[challenger] = why_not_beside(loaded[challenger], champion)
-        watched = number == state.champion and state.stage == "watch"
-        serving = (self._given or champion.spec).serving
-        monitoring = (self._given or champion.spec).monitoring
-        return Routes(
-            model=self.model,
-            split=split,
-            versions=_kept(beside, {number, *_wanted(state)}, serving.versions_kept),
-            compared=state.previous if watched and state.previous in beside else None,
-            rule=Rule.of(serving),
-            sticky_key=serving.sticky_key or champion.schema.id,
-            on_event_clock=monitoring.clock == "event",
-            bucket_s=monitoring.window_days * DAY_S / BUCKETS_A_WINDOW,
-        )
-
     def _report_refusal(self, number: int, why: str) -> None:
         if number in self._reported:
             return
@@ -372,15 +352,3 @@ class Replica:
     def _fault(self, what: str) -> None:
         self._faults += 1
         self._last_fault = what
-
-
-def _wanted(state: CatalogState) -> list[int]:
-    numbers = (state.champion, state.challenger, state.previous)
-    return [number for number in numbers if number is not None]
-
-
-def _kept(loaded: Mapping[int, Loaded], needed: set[int], kept: int) -> dict[int, Loaded]:
-    """The needed versions, and the newest others up to `kept` in all."""
-    spare = sorted(set(loaded) - needed, reverse=True)
-    room = max(0, kept - len(needed & set(loaded)))
-    return {n: v for n, v in sorted(loaded.items()) if n in needed or n in spare[:room]}

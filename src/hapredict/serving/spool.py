@@ -57,12 +57,15 @@ class Sealed:
 class Spool:
     """The files of one source. Not for use from several threads at a time."""
 
-    def __init__(self, directory: Path, source: str, *, bytes_max: int = 16 << 20) -> None:
+    def __init__(
+        self, directory: Path, source: str, *, bytes_max: int = 16 << 20, first: int = 1
+    ) -> None:
         """Become the owner of `source`, a name that no other process start has.
 
         A file is sealed when it has `bytes_max` bytes, which bounds the memory that making one
-        part takes. Raises ValueError for a source that cannot be part of a file's name, OSError if
-        the directory cannot be written.
+        part takes. `first` is the number of the first file: above 1 for a source that this process
+        closed before. Raises ValueError for a source that cannot be part of a file's name, OSError
+        if the directory cannot be written.
         """
         if not _SOURCE.match(source):
             message = f"source {source!r}: expected 1 to 100 letters, digits, '_' or '-'"
@@ -71,7 +74,7 @@ class Spool:
         self._directory = directory
         self._source = source
         self._bytes_max = bytes_max
-        self._seq = 1
+        self._seq = first
         self._file: int | None = None
         self._bytes = 0
         self._lock: int | None = self._own()
@@ -111,6 +114,11 @@ class Spool:
         """The files of the own source that wait for the store, oldest first. Raises OSError."""
         current = self._seq if self._file is not None else None
         return [file for file in _files(self._directory, self._source) if file.seq != current]
+
+    @property
+    def next_part(self) -> int:
+        """The number of the next file to be sealed."""
+        return self._seq
 
     @property
     def waiting(self) -> int:

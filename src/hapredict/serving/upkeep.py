@@ -17,17 +17,40 @@ WRITE_S = 0.25
 log = logging.getLogger(__name__)
 
 
-class Kept(Protocol):
-    """What upkeep needs of a replica. All of it may block."""
+class Worked(Protocol):
+    """What is to be done again and again, and once at the end. All of it may block."""
+
+    def refresh(self) -> object: ...
+    def tick(self) -> None: ...
+    def report(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Kept(Worked, Protocol):
+    """A replica, whose spec says how often."""
 
     @property
     def ready(self) -> bool: ...
     @property
     def spec(self) -> Spec: ...
-    def refresh(self) -> bool: ...
-    def tick(self) -> None: ...
-    def report(self) -> None: ...
-    def close(self) -> None: ...
+
+
+def upkeep_of(
+    replica: Kept,
+    *,
+    tick_s: float = TICK_S,
+    late: Callable[[float], None] = lambda _late_s: None,
+    writes: Callable[[], None] | None = None,
+) -> "Upkeep":
+    """The upkeep of one replica, as often as its spec says."""
+    return Upkeep(
+        replica,
+        poll_s=lambda: replica.spec.serving.catalog_poll_s if replica.ready else 0.1,
+        report_s=lambda: replica.spec.monitoring.report_s if replica.ready else 0.1,
+        tick_s=lambda: tick_s,
+        late=late,
+        writes=writes,
+    )
 
 
 class Upkeep:
@@ -39,17 +62,22 @@ class Upkeep:
 
     def __init__(
         self,
-        replica: Kept,
+        replica: Worked,
         *,
-        tick_s: float = TICK_S,
+        poll_s: Callable[[], float],
+        report_s: Callable[[], float],
+        tick_s: Callable[[], float] = lambda: TICK_S,
         late: Callable[[float], None] = lambda _late_s: None,
         writes: Callable[[], None] | None = None,
     ) -> None:
-        """`late` hears by how many seconds the event loop missed the time of a tick.
+        """`poll_s`, `report_s` and `tick_s` say how long to wait before the next of each.
 
-        `writes` may block and writes the access log, if there is one.
+        `late` hears by how many seconds the event loop missed the time of a tick. `writes` may
+        block and writes the access log, if there is one.
         """
         self._replica = replica
+        self._poll_s = poll_s
+        self._report_s = report_s
         self._late = late
         self._writes = writes
         self._tick_s = tick_s
@@ -77,7 +105,7 @@ class Upkeep:
         replica = self._replica
         loops = [
             self._loop("refresh", replica.refresh, self._poll_s),
-            self._loop("tick", replica.tick, lambda: self._tick_s),
+            self._loop("tick", replica.tick, self._tick_s),
             self._loop("report", replica.report, self._report_s),
         ]
         if self._writes is not None:
@@ -119,12 +147,6 @@ class Upkeep:
                 if running is not None:
                     await running
                 return
-
-    def _poll_s(self) -> float:
-        return self._replica.spec.serving.catalog_poll_s if self._replica.ready else 0.1
-
-    def _report_s(self) -> float:
-        return self._replica.spec.monitoring.report_s if self._replica.ready else 0.1
 
     async def _loop(
         self, name: str, work: Callable[[], object], pause_s: Callable[[], float]

@@ -109,6 +109,17 @@ def test_a_released_term_is_followed_at_once(lease):
     second.check(100.0)
 
 
+def test_an_heir_need_not_wait_for_those_that_are_known_to_be_gone(lease):
+    lease("pool.p.controller-1").take(100.0)
+    with pytest.raises(Conflict):
+        lease("stranger").take(101.0)
+    with pytest.raises(Conflict):
+        lease("pool.q.controller-1").take(101.0, heir_of="pool.q.")
+    heir = lease("pool.p.controller-2")
+    assert heir.take(101.0, heir_of="pool.p.").number == 2
+    assert heir.take(102.0, heir_of="pool.p.").number == 2
+
+
 def test_who_released_may_take_again(lease):
     first = lease("a")
     first.take(100.0)

@@ -9,7 +9,7 @@ import pytest
 
 from hapredict.errors import StoreUnavailable, TemporaryError
 from hapredict.serving.asgi import App
-from hapredict.serving.upkeep import Upkeep
+from hapredict.serving.upkeep import upkeep_of
 from tests.support.bundles import columns_of, rows_as_json, spec_of
 from tests.support.serving import Clock, FakeReplica, ask, together
 
@@ -212,7 +212,7 @@ def test_loops_outlive_failures_and_say_each_once(caplog):
     replica = FakeReplica(FAST)
     replica.faults["refresh"] = StoreUnavailable("no answer")
     replica.faults["report"] = OSError("disk full")
-    upkeep = Upkeep(replica, tick_s=0.001)
+    upkeep = upkeep_of(replica, tick_s=0.001)
 
     async def scenario():
         running = asyncio.create_task(upkeep.run())
