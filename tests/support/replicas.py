@@ -1,5 +1,6 @@
 """What tests do with a real replica: give it a second version, break one, read its journal."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,16 @@ def recorded(store, replica, *answers):
     replica.report()
     parts = [decode(store.get(path)) for _, _, path in unread(store, predictions_prefix(MODEL), {})]
     return merge(parts, source="all", seq=1, model=MODEL)
+
+
+def die(recorder):
+    """What SIGKILL leaves: files as they are, and no lock."""
+    spool = recorder._spool
+    if spool._file is not None:
+        os.close(spool._file)
+        spool._file = None
+    os.close(spool._lock)
+    spool._lock = None
 
 
 def scores_of(replica, number, table=TABLE):

@@ -148,10 +148,13 @@ class Recorder:
     def report(self, schema: Schema | None, rules: Sequence[Rule] = ()) -> None:
         """Ship what is in the spool, and what dead replicas left in the same directory.
 
-        What `rules` warn of is in the store before the rows are. Trouble of the store or the disk
+        What `rules` warn of is in the store before the rows are. Without a schema nothing serves
+        and the rules are not known: all of it stays on the disk. Trouble of the store or the disk
         leaves the rest for the next report; `state` tells.
         """
         self.tick()
+        if schema is None:
+            return
         with self._shipping:
             try:
                 with self._spooling:

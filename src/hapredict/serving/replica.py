@@ -331,7 +331,7 @@ class Replica:
         self._reported.add(number)
 
     def _shipping(self) -> tuple[Schema | None, tuple[risk.Rule, ...]]:
-        """The schema of what is shipped, and the rules of alerts that fit it."""
+        """The schema of what is shipped, if one serves, and the rules of alerts that fit it."""
         routes = self._routes
         if routes is None:
             return None, ()

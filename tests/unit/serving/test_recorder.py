@@ -32,6 +32,7 @@ from hapredict.serving.recorder import LabelWriter, Recorder
 from hapredict.serving.routing import Split
 from hapredict.serving.scoring import Routes, answer
 from tests.support.bundles import MODEL, publish_linear, schema_of, table_of
+from tests.support.replicas import die
 
 SCHEMA = schema_of()
 TABLES = {rows: table_of(rows, seed=rows) for rows in (1, 2, 5)}
@@ -91,14 +92,6 @@ class FaultyStore:
         self.store.put_once(path, data)
         if self.mode == "fails after":
             raise StoreUnavailable(path)
-
-
-def die(recorder):
-    """What SIGKILL leaves: files as they are, and no lock."""
-    spool = recorder._spool
-    if spool._file is not None:
-        os.close(spool._file)
-    os.close(spool._lock)
 
 
 class RowsSurvive(RuleBasedStateMachine):

@@ -15,8 +15,9 @@ from hapredict.registry import catalog
 from hapredict.registry.store import decode_json
 from hapredict.serving.decisions import Rule
 from hapredict.serving.replica import Label, refused_path
+from hapredict.serving.risk import risk_prefix
 from tests.support.bundles import MODEL, change, publish_linear, schema_of, spec_of, table_of
-from tests.support.replicas import TABLE, recorded, scores_of, try_second
+from tests.support.replicas import TABLE, die, recorded, scores_of, try_second
 
 # who serves
 
@@ -224,6 +225,34 @@ def test_a_refusal_that_cannot_be_written_is_written_later(store, replica, monke
     assert not store.exists(refused_path(MODEL, 2))
     replica.refresh()
     assert store.exists(refused_path(MODEL, 2))
+
+
+EACH = {"name": "each", "when": "score >= 0"}
+
+
+def warned_ids(store):
+    found = [decode_json(store.get(path), path) for path in store.list(risk_prefix(MODEL))]
+    return [row["prediction_id"] for f in found for one in f["warnings"] for row in one["rows"]]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_dead_replicas_rows_wait_for_one_that_knows_the_rules(store, make, leaves):
+    publish_linear(store)
+    spec = spec_of(alerts={"sinks": [{"log": True}], "rules": [EACH]})
+    dead, heir = make(spec=spec), make(spec=spec)
+    dead.refresh()
+    answer = dead.predict(TABLE)
+    dead.after(answer)
+    dead.tick()
+    die(dead._recorder)
+    heir.report()  # as a process does at once, while it still loads its champion
+    if leaves:
+        heir.close()
+        heir = make(spec=spec)
+    assert store.list("journal") == []
+    heir.refresh()
+    assert recorded(store, heir).ids == answer.ids
+    assert warned_ids(store) == list(answer.ids)
 
 
 # labels
