@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from hapredict.cli_base import json_option, read_spec, show, spec_argument
-from hapredict.replay.policies import DEFAULT
+from hapredict.replay.names import DEFAULT
 
 
 @click.command()
@@ -13,7 +13,13 @@ from hapredict.replay.policies import DEFAULT
 @click.argument("data", nargs=-1, type=click.Path(exists=True))
 @click.option("--policies", default=",".join(DEFAULT), show_default=True, help="names, by commas")
 @click.option("--start", default="0.1667", show_default=True, help="date, or share of the time")
-@click.option("--step-days", type=click.FloatRange(0, min_open=True), default=1, show_default=True)
+@click.option(
+    "--step-days",
+    type=click.FloatRange(0, min_open=True),
+    default=1,
+    show_default=True,
+    help="between two looks of control",
+)
 @click.option("--label-delay", type=click.FloatRange(0), default=1, show_default=True, help="days")
 @click.option(
     "--resume-days", type=click.FloatRange(0), default=7, show_default=True, help="to end a freeze"

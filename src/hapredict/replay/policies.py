@@ -32,6 +32,7 @@ from hapredict.control.actions import (
 )
 from hapredict.control.decide import decide
 from hapredict.errors import UnknownName
+from hapredict.replay.names import KNOWN
 from hapredict.sections_live import ControlSpec
 
 Gate = Literal["none", "no harm", "better"]
@@ -40,8 +41,6 @@ NEVER_DAYS = 1e6
 """A schedule that no past reaches."""
 NEVER_SHARE = 1e9
 """More new labels than any past has."""
-DEFAULT = ("never", "30d", "14d", "drift", "ours")
-KNOWN = ("never", "30d", "14d-safe", "30d-better", "drift", "loss", "ours")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hapredict.control.actions import Hold, RunStatus, Train, apply
 from hapredict.errors import UnknownName
-from hapredict.replay.policies import DEFAULT, KNOWN, every, find_policy
+from hapredict.replay.names import DEFAULT, KNOWN
+from hapredict.replay.policies import every, find_policy
 from hapredict.sections_live import ControlSpec
 from tests.support.control import (
     DRIFT,
