@@ -19,7 +19,7 @@ from hapredict.serving.access import AccessLog
 from hapredict.serving.asgi import App
 from hapredict.serving.members import member_path, members, read_member
 from hapredict.serving.pool import Rota
-from hapredict.serving.recorder import Mark, Recorder
+from hapredict.serving.recorder import Mark
 from hapredict.serving.replica import Replica
 from hapredict.serving.scaling import LoadMeter
 from hapredict.serving.scoring import Answer
@@ -339,13 +339,16 @@ class Tenants:
             if tenant is not None:
                 tenant.replica.report()
                 continue
-            with suppress(OSError):
-                source = self._source()
-                recorder = Recorder(
-                    self._store, name, source, self._spool / name, fault=log.warning
+            # by the model itself, since its rules of alerts look at rows before they are shipped
+            with suppress(OSError, HapredictError):
+                path = member_path(self.pool, name)
+                spec = read_member(self._store.get(path), path)
+                replica = Replica(
+                    self._store, name, self._source(), self._spool, self._clock, spec=spec
                 )
-                recorder.report(None)
-                recorder.close(None)
+                replica.refresh()
+                replica.report()
+                replica.close()
 
 
 def _memory_bytes(replica: Replica) -> int:
