@@ -12,6 +12,7 @@ import ray
 from ray import serve
 
 from hapredict.client import Client
+from hapredict.monitoring.ray_monitor import find_monitor
 from tests.support.clusters import Served, eventually, post, serve_model
 from tests.support.people import people, sent
 
@@ -44,6 +45,8 @@ def settled_report(model):
     """What the monitor knows once nothing new comes in."""
 
     def twice():
+        # a monitor looks ever less at sources that have been quiet, unless it is woken
+        ray.get(find_monitor(model.name).folded.remote({}), timeout=30)
         before = model.report()
         time.sleep(5 * model.spec.monitoring.report_s)
         return before, model.report()

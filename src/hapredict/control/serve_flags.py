@@ -11,12 +11,12 @@ any of it, which is what AT_BACKENDS is for."""
 
 AT_BACKENDS = """250ms
  http-request wait-for-body time 30s unless { path_end ServerReflectionInfo ModelStreamInfer }
- default-server on-marked-down shutdown-sessions"""
+ default-server"""
 """The value of a setting that ends up within a line of each backend of HAProxy, and two more lines.
 
 It holds a request until all of it is there; who sends more slowly is answered 408. Open streams
-have no end to wait for: both sides talk. And what a replica holds that is found to be hung is sent
-to another at once.
+have no end to wait for: both sides talk. Sessions of a server that is found to be down are not shut
+(`on-marked-down shutdown-sessions`): it hangs up on callers whose requests could be sent again.
 """
 
 
@@ -37,8 +37,7 @@ def serve_flags(haproxy: Path, ports: range, replicas: tuple[int, int]) -> dict[
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_RETRY_ON": RETRY_ON,
         "RAY_SERVE_HAPROXY_RETRIES": "3",
-        # a replica that hangs is found in 2 s, and then what it holds goes to another, as does what
-        # one that is well has not answered after 10
+        # a replica that hangs is found in 2 s, and what it holds goes to another after 10
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "10",
         # Serve's template has no place for a rule; this is within a line of each backend
