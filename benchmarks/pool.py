@@ -32,6 +32,7 @@ from hapredict.control import ray_embedded
 from hapredict.control.ray_apply import apply
 from hapredict.control.ray_pool_control import controller_status
 from hapredict.control.specs import store_url, write_spec
+from hapredict.drill.ray_load import Line
 from hapredict.errors import Conflict
 from hapredict.monitoring.ray_pool_monitor import monitor_of
 from hapredict.registry import catalog
@@ -39,7 +40,6 @@ from hapredict.registry.catalog import Catalog, CatalogState, Version
 from hapredict.registry.store import Store, encode_json, open_store
 from hapredict.serving.members import join, member_path
 from hapredict.spec import Spec, build_spec
-from tests.support.load import Line
 
 POOL = "bench_pool"
 CALLERS = 16

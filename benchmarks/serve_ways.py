@@ -29,11 +29,11 @@ from serve_measure import Tree, spent_us  # noqa: E402
 from hapredict.control import ray_embedded  # noqa: E402
 from hapredict.control.ray_apply import apply  # noqa: E402
 from hapredict.control.specs import store_url, write_spec  # noqa: E402
+from hapredict.drill.ray_load import Line  # noqa: E402
 from hapredict.registry.store import open_store  # noqa: E402
 from hapredict.serving.protocols import WIRE_PROTOCOLS  # noqa: E402
 from hapredict.spec import build_spec  # noqa: E402
 from tests.support.grpc_calls import request_of, stub  # noqa: E402
-from tests.support.load import Line  # noqa: E402
 
 CALLERS = 16
 SIZES = (1, 32, 256)

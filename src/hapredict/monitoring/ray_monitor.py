@@ -147,8 +147,14 @@ def start_monitor(
     """
     # the actor runs in another folder, where a relative path would mean another store
     url = open_store(store_url).url
-    options = {
-        "name": monitor_name(model),
+    options = monitor_options(monitor_name(model))
+    return ray.remote(MonitorActor).options(**options).remote(model, url, poll_s, snapshot_s)
+
+
+def monitor_options(name: str) -> dict[str, Any]:
+    """How Ray keeps a monitor of that name: for good, wherever there is room, one of it."""
+    return {
+        "name": name,
         "namespace": NAMESPACE,
         "lifetime": "detached",
         "get_if_exists": True,
@@ -157,7 +163,6 @@ def start_monitor(
         "max_concurrency": _CALLS_MAX,
         "num_cpus": 0,
     }
-    return ray.remote(MonitorActor).options(**options).remote(model, url, poll_s, snapshot_s)
 
 
 def find_monitor(model: str) -> Any:

@@ -27,6 +27,7 @@ from hapredict.monitoring.ray_monitor import (
     SNAPSHOT_S,
     SNAPSHOT_TIME_SHARE,
     find_monitor,
+    monitor_options,
     reached,
 )
 from hapredict.monitoring.report import MonitorReport
@@ -43,7 +44,6 @@ LOOK_SHARE = 0.05
 EVERYWHERE_S = 64.0
 """Seconds between two looks at sources without news: as long as a lone monitor leaves them out."""
 NAMES_S = 5.0
-_CALLS_MAX = 32
 
 
 class OfModel:
@@ -259,16 +259,7 @@ def start_pool_monitor(
 ) -> Any:
     """A handle to the pool's monitor, which is started if none runs. See `start_monitor`."""
     url = open_store(store_url).url
-    options = {
-        "name": pool_monitor_name(pool),
-        "namespace": NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "max_restarts": -1,
-        "max_task_retries": 3,
-        "max_concurrency": _CALLS_MAX,
-        "num_cpus": 0,
-    }
+    options = monitor_options(pool_monitor_name(pool))
     return ray.remote(PoolMonitorActor).options(**options).remote(pool, url, poll_s, snapshot_s)
 
 

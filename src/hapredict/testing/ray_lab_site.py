@@ -13,8 +13,6 @@ from hapredict.drill.ray_load import Load
 from hapredict.errors import ClusterUnavailable
 from hapredict.testing.ray_lab import Lab
 
-WINDOW_S = 1.0
-
 TITLES: dict[Part, str] = {
     "replica": "ray::ServeReplica:",
     "monitor": "ray::MonitorActor",
@@ -54,7 +52,7 @@ class LabSite:
         return self._lab.workers
 
     def answering(self) -> int:
-        return len(self._load.sources(WINDOW_S))
+        return self._load.answering()
 
     def lose(self, node: str) -> None:
         self._lab.kill(node, away=True)
