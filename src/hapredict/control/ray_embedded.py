@@ -6,6 +6,7 @@ Serve reads from the environment is set here, on the node: a driver's environmen
 Serve's controller and proxies.
 """
 
+import atexit
 import contextlib
 import hashlib
 import json
@@ -146,6 +147,7 @@ def connect(home: Path) -> None:
         ray.init(address=inside, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
     except ConnectionError as error:
         raise ClusterUnavailable(f"the cluster at {inside} does not answer: {error}") from error
+    atexit.register(disconnect)  # before Ray's own, which leaves threads to complain
 
 
 def disconnect() -> None:
